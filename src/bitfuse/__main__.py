@@ -1,0 +1,5 @@
+"""`python -m bitfuse` is the command `bitfuse`."""
+
+from bitfuse.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Protocols, runs and reports: how codes are judged."""

@@ -1,0 +1,1 @@
+"""Samples and datasets: what is read, and what it must be."""

@@ -1,0 +1,1 @@
+"""The collection: a search engine in a directory."""
