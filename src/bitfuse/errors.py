@@ -82,6 +82,10 @@ class MissingDependency(BitfuseError, ImportError):
         super().__init__(f"{purpose} needs {package!r}, which is not installed; run: pip install 'bitfuse[{extra}]'")
 
 
+class MissingWeights(BitfuseError):
+    """A backbone's weights are not on disk and cannot be fetched; the message names the ways on."""
+
+
 class BitfuseWarning(UserWarning):
     """Base of all warnings that Bitfuse gives."""
 

@@ -41,7 +41,7 @@ def save(
     """Write a model directory beside its final place and move it there."""
     if path.exists() and not (path / _CARD).is_file():
         raise InputError(f"{path} exists and is not a Bitfuse model; choose a new directory")
-    weights = save_tensors({k: np.ascontiguousarray(v) for k, v in state.items()})
+    weights = save_tensors({k: np.asarray(v, order="C") for k, v in state.items()})
     files = {_WEIGHTS: weights, **attachments}
     cls = type(hasher)
     card = {
@@ -107,7 +107,10 @@ def load(path: str | Path) -> Hasher:
     from bitfuse.hashers import resolve
 
     card, root = read_card(path), Path(path)
-    hasher = resolve(card["method"])(**card["parameters"])
+    try:
+        hasher = resolve(card["method"])(**card["parameters"])
+    except TypeError as error:
+        raise DamagedFile(f"{root / _CARD} has parameters that the method does not take: {error}") from error
     try:
         state = load_tensors((root / _WEIGHTS).read_bytes())
     except SafetensorError as error:

@@ -1,0 +1,123 @@
+"""From samples to a fitted model: the default method for what the data holds, the held-out ids, the record of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitfuse.data.base import Dataset, Samples
+from bitfuse.data.split import holdout_mask
+from bitfuse.errors import InputError
+from bitfuse.features.base import Backbone
+from bitfuse.hashers import _persist, hasher
+from bitfuse.hashers.base import Hasher
+
+IDS = "ids.json"
+"""The attachment of a model that lists the ids it was trained on and those that were held out."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method with its parameters, and why it was chosen."""
+
+    method: str
+    parameters: Mapping[str, Any]
+    reason: str
+
+
+def default_choice(samples: Samples, backbone: Backbone | None) -> Choice:
+    """The method for this data where the user names none.
+
+    Labels: CLIPMH. Otherwise, views that share one space: ITQ with one rotation for all of them, learned on the
+    images, so that a photo without a text still answers to words. Otherwise: ITQ on the views side by side.
+    """
+    if samples.labelled.any():
+        return Choice("clipmh", {}, f"{int(samples.labelled.sum())} of {len(samples)} rows carry labels")
+    if backbone is not None and backbone.aligned and "image" in samples.views:
+        return Choice("itq", {"aligned": True, "rotation_from": "image"}, f"no labels; views of {backbone.name} align")
+    return Choice("itq", {}, "no labels, and views that do not share one space")
+
+
+def training_views(samples: Samples, choice: Choice, backbone: Backbone | None) -> dict[str, Any]:
+    """The views to fit on. Aligned ITQ on pictures alone gets the backbone's prompts as rows, for the text mean."""
+    views = dict(samples.views)
+    lacks_text = "text" not in views or bool(np.isnan(views["text"]).all())
+    if choice.parameters.get("aligned") and backbone is not None and "text" in backbone.views and lacks_text:
+        prompts = backbone.encode("text", list(backbone.prompts))
+        image = views["image"]
+        views["image"] = np.concatenate([image, np.full((len(prompts), image.shape[1]), np.nan, np.float32)])
+        views["text"] = np.concatenate([np.full((len(image), prompts.shape[1]), np.nan, np.float32), prompts])
+    return views
+
+
+def fit(
+    samples: Samples,
+    choice: Choice,
+    *,
+    n_bits: int = 64,
+    seed: int = 0,
+    preset: str = "default",
+    backbone: Backbone | None = None,
+    device: str = "cpu",
+) -> Hasher:
+    """Fit the chosen method on all of these samples (their views must be there)."""
+    if not samples.views:
+        raise InputError("these samples have no features; run extract(samples, backbone) first")
+    model = hasher(choice.method, preset=preset, n_bits=n_bits, seed=seed, **choice.parameters)
+    views = training_views(samples, choice, backbone)
+    sources = dict(samples.sources)
+    if backbone is not None:
+        sources |= {v: backbone.describe(v) for v in views if v in backbone.views and v not in sources}
+    labels = samples.labels if model.supervised else None
+    return model.fit(views, labels, sources=sources, device=device)
+
+
+def hold_out(samples: Samples, share: float = 0.1) -> tuple[Samples, Samples]:
+    """Training rows and held-out rows, by a hash of the id: the same id always falls on the same side."""
+    out = holdout_mask(samples.ids, share)
+    if out.all() or not out.any():
+        raise InputError(f"{len(samples)} rows are too few to hold out {share:.0%} of them by id; supply more rows")
+    return samples.take(~out), samples.take(out)
+
+
+def ids_attachment(train: Samples, heldout: Samples) -> dict[str, bytes]:
+    """The attachment that `Hasher.save` keeps with the model."""
+    return {IDS: json.dumps({"train": list(train.ids), "heldout": list(heldout.ids)}).encode()}
+
+
+def judged_split(model: str | Path, samples: Samples) -> Dataset:
+    """What a saved model may be judged on: its held-out ids as queries, every other row as the gallery.
+
+    Data that shares no id with the model's is other data: a tenth of it, by hash of id, are the queries.
+
+    Raises:
+        InputError: the data holds rows that the model was trained on, and none that it was not.
+    """
+    saved = _persist.attachment(model, IDS)
+    ids = json.loads(saved) if saved else {"train": [], "heldout": []}
+    given = set(samples.ids)
+    queries, trained = given.intersection(ids["heldout"]), given.intersection(ids["train"])
+    if not queries and trained:
+        raise InputError(
+            f"{len(trained)} of these {len(samples)} rows were used to train {model}, and none of its held-out ids is "
+            "here; evaluate on the table that it was fitted from, or on other data"
+        )
+    if queries:
+        is_query = np.array([i in queries for i in samples.ids])
+    else:
+        is_query = holdout_mask(samples.ids, 0.1)
+        if is_query.all() or not is_query.any():
+            raise InputError(f"{len(samples)} rows are too few to set a tenth apart as queries; supply more rows")
+    rest = samples.take(~is_query)
+    return Dataset(
+        name=str(model),
+        train=rest.take([i for i, name in enumerate(rest.ids) if name in trained]),
+        query=samples.take(is_query),
+        gallery=rest,
+        notes={"queries": "held out at fit" if queries else "other data, a tenth by hash of id"},
+    )
