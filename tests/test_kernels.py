@@ -1,0 +1,180 @@
+"""The search kernels against brute force: the bit-sliced mask itself, both scans, grouping; and life without numba."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from tests.oracles.search import below
+
+from bitfuse import kernels
+
+NONE = np.empty(0, np.bool_)
+RNG = np.random.default_rng(7)
+
+
+def random_words(n: int, n_words: int, share: float = 0.5) -> np.ndarray:
+    bits = RNG.random((n, n_words, 64)) < share
+    return np.packbits(bits, axis=2).view(np.uint64).reshape(n, n_words)
+
+
+def in_strips(words: np.ndarray) -> np.ndarray:
+    strips = kernels.new_strips(len(words), words.shape[1])
+    kernels.put_rows(strips, 0, words)
+    return strips
+
+
+def reference(words: np.ndarray, queries: np.ndarray, k: int, bound: int, allow: np.ndarray) -> Any:
+    return kernels._nearest_numpy(in_strips(words), 0, len(words), queries, k, bound, allow)
+
+
+@numba.njit  # not cached: a cached test would not notice a changed kernel
+def network(
+    codes: Any, query: Any, n_words: int, picks: Any, planes: Any, tables: Any, bounds: Any, valid: Any, tag: Any
+) -> Any:
+    kernels._slice_block(codes, 0, n_words, planes, tables)
+    masks = np.zeros((bounds.shape[0], 4), np.uint64)
+    some = np.zeros(bounds.shape[0], np.bool_)
+    for bound in range(bounds.shape[0]):
+        kernels._set_bound(bound, bound, bounds)
+        some[bound] = kernels._sliced_closer(
+            tables, picks, 0, bounds, bound * bounds.shape[1], valid, masks[bound], tag
+        )
+    return masks, some
+
+
+@pytest.mark.parametrize("n_words", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
+def test_the_mask_of_the_adder_network_is_exact_for_every_bound(n_words: int) -> None:
+    """False positives would be measured again and dropped: right answers, five times slower. So test the mask."""
+    n_bits, n_groups = 64 * n_words, -(-64 * n_words // 3)
+    words = np.concatenate([random_words(200, n_words), random_words(52, n_words, 0.05), random_words(4, n_words, 1)])
+    words[0] = 0
+    strips = in_strips(words)
+    valid = np.full(4, ~np.uint64(0))
+    codes = [int.from_bytes(row.tobytes(), "little") for row in words]
+    for query in (words[3], words[0], ~words[0]):
+        picks = np.zeros((1, n_groups), np.uint16)
+        kernels._set_picks(query.copy(), n_words, picks)
+        bounds = np.zeros((n_bits + 2, n_bits.bit_length()), np.uint64)
+        planes, tables = np.zeros(12 * n_groups, np.uint64), np.zeros(64 * n_groups, np.uint64)
+        masks, some = network(
+            strips.reshape(-1), query, n_words, picks, planes, tables, bounds, valid, (0,) * n_words
+        )  # fmt: skip
+        for bound in range(n_bits + 2):
+            bits = np.unpackbits(masks[bound].view(np.uint8), bitorder="little").reshape(4, 64)  # lane, column
+            expected = below(int.from_bytes(query.tobytes(), "little"), codes, bound)
+            assert bits.T.ravel().astype(bool).tolist() == expected, f"bound {bound}"
+            assert some[bound] == any(expected)
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+@pytest.mark.parametrize(
+    ("n_words", "n"),
+    [(1, 1), (1, 255), (1, 256), (1, 257), (1, 3000), (2, 700), (2, 5), pytest.param(8, 600, marks=pytest.mark.slow)],
+)
+def test_nearest_equals_brute_force_with_ties(n_words: int, n: int, sliced: bool) -> None:
+    words = random_words(n, n_words)
+    words[:, 0] &= np.uint64(0xF0F)  # few values: ties everywhere
+    queries = np.concatenate([words[: min(n, 4)], random_words(13, n_words)])
+    everything = 64 * n_words + 1
+    for k, bound in ((1, everything), (7, everything), (n + 3, everything), (50, 30), (5, 1)):
+        for allow in (NONE, RNG.random(n) < 0.5, np.zeros(n, np.bool_)):
+            answer = kernels.nearest(in_strips(words), 0, n, queries, k, bound, allow, sliced=sliced)
+            for got, expected in zip(answer, reference(words, queries, k, bound, allow), strict=True):
+                np.testing.assert_array_equal(got, expected, f"k {k}, bound {bound}")
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_a_full_candidate_buffer_loses_nothing(sliced: bool) -> None:
+    """Rows come nearer and nearer, so that every one is a candidate and the buffer fills many times over."""
+    distances = np.sort(RNG.integers(0, 65, 9000))[::-1]
+    words = np.array([(1 << int(d)) - 1 for d in distances], np.uint64)[:, None]
+    queries = np.zeros((1, 1), np.uint64)
+    answer = kernels.nearest(in_strips(words), 0, len(words), queries, 100, 65, NONE, sliced=sliced)
+    for got, expected in zip(answer, reference(words, queries, 100, 65, NONE), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_a_range_of_rows_is_respected(sliced: bool) -> None:
+    words, queries = random_words(1000, 1), random_words(5, 1)
+    _, found, _ = kernels.nearest(in_strips(words), 256, 700, queries, 444, 65, NONE, sliced=sliced)
+    assert (np.sort(found, axis=1) == np.arange(256, 700)).all()
+
+
+def test_groups_are_numbered_by_first_occurrence_and_list_their_rows() -> None:
+    words = random_words(40, 2)[RNG.integers(0, 40, 500)]
+    groups, count = kernels.group_codes(words, 400)
+    seen: dict[bytes, int] = {}
+    assert groups.tolist() == [seen.setdefault(row.tobytes(), len(seen)) for row in words]
+    assert count == len(seen)
+    assert kernels.group_codes(words, count - 1)[1] == 0  # more than asked for: given up
+    for allow in (NONE, RNG.random(500) < 0.1):
+        allowed = np.flatnonzero(allow) if len(allow) else np.arange(500)
+        order, starts, rows = kernels.list_members(groups, count, allow)
+        expected: dict[int, list[int]] = {}
+        for row in allowed.tolist():
+            expected.setdefault(int(groups[row]), []).append(row)
+        assert order.tolist() == list(expected)
+        assert [rows[a:b].tolist() for a, b in pairwise(starts)] == list(expected.values())
+
+
+@pytest.mark.parametrize("k", [1, 30, 2000])
+def test_groups_expand_to_the_nearest_rows(k: int) -> None:
+    """2000 answers take the numpy way, 30 the compiled one."""
+    words, queries = random_words(60, 1)[RNG.integers(0, 60, 3000)] & np.uint64(0xFF), random_words(9, 1)
+    groups, count = kernels.group_codes(words, 3000)
+    _, starts, members = kernels.list_members(groups, count, NONE)
+    distinct = in_strips(words[members[starts[:-1]]])
+    near, found, sizes = kernels.nearest(distinct, 0, count, queries, k, 65, NONE, sliced=False)
+    answer = kernels.expand_groups(near, found, sizes, starts, members)
+    for got, expected in zip(answer, reference(words, queries, k, 65, NONE)[:2], strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+SEARCH = """
+import numpy as np
+from bitfuse import Codes, ScanIndex, kernels
+from bitfuse.index.linear import LinearIndex
+rng = np.random.default_rng(0)
+codes = Codes.from_bits(rng.integers(0, 2, (5000, 20)))
+indexes = ScanIndex(20), LinearIndex(20)
+for index in indexes:
+    index.add(codes)
+(d, i), (e, j) = (index.search(codes[:3], k=40, allow=np.arange(0, 4000, 3)) for index in indexes)
+assert (d == e).all()
+print(kernels.COMPILED, (i == j).all())
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        pytest.param({"NUMBA_DISABLE_JIT": "1"}, "False True", id="numba switched off"),
+        pytest.param(
+            {"NUMBA_CACHE_LOCATORS": "InTreeCacheLocator"},
+            "True True",
+            id="a cache that cannot be written",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_search_works_without(setting: dict[str, str], expected: str, tmp_path: Any) -> None:
+    """The second: with a file in place of the cache directory no locator is left, whoever runs the test."""
+    package = tmp_path / "site" / "bitfuse"
+    package.parent.mkdir()
+    source = os.path.dirname(kernels.__file__)
+    subprocess.run(["cp", "-r", source, str(package)], check=True)
+    if "NUMBA_CACHE_LOCATORS" in setting:
+        subprocess.run(["rm", "-rf", str(package / "__pycache__")], check=True)
+        (package / "__pycache__").write_text("in the way")
+    environment = {**os.environ, **setting, "PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run([sys.executable, "-c", SEARCH], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == expected, done.stderr
