@@ -1,0 +1,26 @@
+"""Run every benchmark in turn, each in a process of its own; figures go to `benchmarks/results/`.
+
+python benchmarks/run_all.py [NAME ...]     # names without .py; none is all of them
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    names = sys.argv[1:] or sorted(p.stem for p in HERE.glob("*.py") if p.stem != "run_all")
+    failed = []
+    for name in names:
+        print(f"== {name}", flush=True)
+        out = HERE / "results" / f"{name}.json"
+        if subprocess.run([sys.executable, HERE / f"{name}.py", "--out", out]).returncode:
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
