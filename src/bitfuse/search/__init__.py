@@ -1,1 +1,1 @@
-"""The collection: a search engine in a directory."""
+"""Collections: items, their codes and the searches over them."""

@@ -1,0 +1,280 @@
+"""A collection: a directory that holds a model, items and their codes, searched exactly and hard to break."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from bitfuse.codes import Codes
+from bitfuse.errors import CollectionError, InputError
+from bitfuse.search import changing, figures, query, upkeep, writing
+from bitfuse.search.columns import check_types
+from bitfuse.search.encoder import Encoder, copy_model
+from bitfuse.search.items import RESERVED, attribute, check_id
+from bitfuse.search.query import Hit
+from bitfuse.search.reencode import reencode
+from bitfuse.search.session import Session, model_directory
+from bitfuse.search.stores.sqlite import FILE, Store, refuse_network
+from bitfuse.search.writing import AddReport, OnCommit
+
+if TYPE_CHECKING:
+    from bitfuse.features.base import Backbone
+    from bitfuse.hashers.base import Hasher
+
+__all__ = ["AddReport", "Collection", "Hit"]
+
+BATCH = 1024
+_SQL_TYPES = {"int": "INTEGER", "float": "REAL", "str": "TEXT", "bool": "INTEGER"}
+
+
+class Collection:
+    """Items with pictures, texts and attributes, found by their codes. Made by `create` or `open`.
+
+    One process writes at a time, many read; what is committed is seen by the others without reopening. A collection
+    may be shared by the threads of a process, which take turns; after a fork it must be opened again.
+
+    Examples:
+        >>> import numpy as np, tempfile, bitfuse as bf
+        >>> rows = np.random.default_rng(0).normal(size=(300, 16)).astype("float32")
+        >>> model = bf.hasher("itq", n_bits=16).fit({"image": rows})
+        >>> place = tempfile.TemporaryDirectory()
+        >>> shop = Collection.create(place.name + "/shop", model=model, filterable={"price": "int"})
+        >>> shop.add({"id": f"p{i}", "price": i, "views": {"image": rows[i]}} for i in range(300)).added
+        300
+        >>> [hit.id for hit in shop.search(views={"image": rows[7]}, k=1, where="price between 5 and 9")]
+        ['p7']
+        >>> shop.close(); place.cleanup()
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], *, model: Hasher | str | os.PathLike[str], backbone: Backbone | None = None,
+        filterable: Mapping[str, str] | None = None, store_views: bool = True, keep_images: bool = False,
+    ) -> Self:  # fmt: skip
+        """Make an empty collection.
+
+        Args:
+            path: a directory that does not exist yet, or is empty, on a local file system.
+            model: a fitted hasher, or a model directory; it is copied into the collection.
+            backbone: encodes texts and pictures in place of the one that the model records, which it must equal.
+            filterable: attributes that filters are to be fast on, name -> `"int"`, `"float"`, `"str"` or `"bool"`.
+                Any other attribute can be filtered on too, more slowly. They stay as they are declared here.
+            store_views: keep the views as float16 (2 bytes a number), for reranking and re-encoding.
+            keep_images: keep the bytes of the pictures as well; otherwise only the paths that are given.
+
+        Raises:
+            CollectionError: the path is taken, on a network file system, or the backbone is not the model's.
+            InputError: not a model, or a bad name or type of an attribute.
+        """
+        directory = Path(path)
+        types = check_types(filterable or {})
+        for name in types:
+            if name in RESERVED:
+                raise InputError(
+                    f"{name!r} is part of every item, not an attribute; filters know it without `filterable`"
+                )
+            attribute(name, None, types)
+        with upkeep.new_directory(directory) as partial:
+            copy_model(model, model_directory(partial, 1))
+            encoder = Encoder(model_directory(partial, 1), backbone)
+            views = {name: f"views_1_{i}" for i, name in enumerate(encoder.widths)} if store_views else {}
+            meta = {
+                "uuid": uuid.uuid4().hex, "generation": 1, "seq": 0, "next_row": 1, "model": encoder.digest,
+                "n_bits": encoder.n_bits, "views": views, "filterable": types, "keep_images": keep_images,
+                "code_token": "", "code_seq": 0, "pruned_seq": 0, "reencoding": "",
+            }  # fmt: skip
+            store = Store.create(partial / FILE, meta, [_SQL_TYPES[kind] for kind in types.values()])
+            with store.writing():
+                store.execute("CREATE TABLE codes_1 (row INTEGER PRIMARY KEY, code BLOB NOT NULL)")
+                for table in views.values():
+                    store.execute(f"CREATE TABLE {table} (row INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
+            store.close()
+        return cls.open(directory, backbone=backbone)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, backbone: Backbone | None = None) -> Self:
+        """Open a collection that `create` made.
+
+        Args:
+            path: its directory.
+            backbone: as for `create`.
+
+        Raises:
+            InputError: no such directory, or an address of a kind of store that this version does not have.
+            DamagedFile: the database or the model is missing or damaged.
+            UnknownFormat: written by a newer version.
+            CollectionError: another backbone or model than recorded, or a network file system.
+        """
+        if "://" in os.fspath(path):
+            raise InputError(f"{os.fspath(path)!r} is an address; this version opens directories only")
+        directory = Path(path)
+        upkeep.check_exists(directory)
+        refuse_network(directory)
+        collection = cls(Session(directory, backbone))
+        if collection._session.mirror.rebuilt:  # the cache does not match: codes came from the database
+            with suppress(CollectionError):  # nobody needs the file that cannot be written now
+                collection.compact()
+        return collection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __repr__(self) -> str:
+        return f"Collection({str(self._session.directory)!r})"
+
+    def close(self) -> None:
+        """Close the collection; closing twice is harmless."""
+        self._session.store.close()
+
+    def add(
+        self, items: Iterable[Mapping[str, Any]], batch_size: int = BATCH, on_conflict: str = "replace",
+        on_commit: OnCommit | None = None,
+    ) -> AddReport:  # fmt: skip
+        """Add items, as a stream, one transaction a batch. A bad item never ends the run: it is reported.
+
+        Args:
+            items: `{"id": str of 1 to 512 bytes, "image": path or bytes, "text": str, **attributes}`, each part but the
+                id optional; or with `"views"`, name -> (d,) numbers, which are then taken as they are. Attributes are
+                str, int (64 bits), float, bool or None; NaN counts as None.
+            batch_size: items of one transaction.
+            on_conflict: what to do with an id that is there with other content: `"replace"`, `"skip"` or `"error"`.
+                With the same content it is left alone in any case.
+            on_commit: called with the ids of a batch once it is safe on disk.
+
+        Raises:
+            CollectionError: a conflict with `on_conflict="error"`, another writer that does not end, a full disk, or
+                a model that was fitted on arrays while an item has no views. Batches before are stored.
+        """
+        _check_batch(batch_size)
+        return writing.add(self._session, items, batch_size, on_conflict, on_commit)
+
+    def update(
+        self, changes: Iterable[Mapping[str, Any]], batch_size: int = BATCH, on_commit: OnCommit | None = None
+    ) -> AddReport:
+        """Change parts of items: `{"id", ...}` with the parts to change; the others, and the item's place, stay.
+
+        A new text or picture replaces its view; attributes are set one by one, None takes a value away.
+
+        Returns:
+            The report: `replaced` counts the changed items, `skipped` names those that could not be changed.
+        """
+        _check_batch(batch_size)
+        return changing.update(self._session, changes, batch_size, on_commit)
+
+    def delete(self, ids: str | Iterable[str]) -> int:
+        """Delete the items of these ids; the number of those that were there."""
+        return writing.delete(self._session, ids, BATCH)
+
+    def get(self, id: str) -> dict[str, Any] | None:
+        """An item, `{"id", "text", "image", **attributes}`, or None."""
+        with self._session.reading():
+            row = self._session.row_of(check_id(id))
+            return None if row is None else self._session.items([row])[row]
+
+    def picture(self, id: str) -> Path | bytes | None:
+        """The picture of an item: its bytes if they were kept, else the path it was given with, or None."""
+        with self._session.reading():
+            found = self._session.store.fetch("SELECT row, image FROM items WHERE id = ?", (check_id(id),))
+            return self._session.picture(*found[0]) if found else None
+
+    def count(self, where: str | None = None) -> int:
+        """The number of items, or of those that satisfy a filter."""
+        with self._session.reading():
+            mirror = self._session.mirror
+            if where is None:
+                return len(mirror.codes)
+            return int(np.count_nonzero(mirror.codes.alive & mirror.allowed(where).slots))
+
+    def search(
+        self, text: str | None = None, image: str | os.PathLike[str] | bytes | None = None,
+        views: Mapping[str, Any] | None = None, like: str | None = None, weights: Mapping[str, float] | None = None,
+        k: int | None = 10, radius: int | None = None, where: str | None = None, rerank: bool = False,
+        explain: bool = False, *, code: Codes | None = None,
+    ) -> list[Hit]:  # fmt: skip
+        """Find the nearest items; among equally near ones those that were added first.
+
+        Args:
+            text: words to look for, alone or together with `image`.
+            image: a picture to look for: a path, or the bytes of one.
+            views: precomputed features of the query, name -> (d,).
+            like: the id of an item: more like it, the item itself left out.
+            weights: how much each view counts, name -> 0 or more. Without weights a fused model encodes the views
+                together; with them the code is the sign of the weighted sum of what each view gives alone. A
+                cross-modal model sums distances.
+            k: at most so many hits; None for all within `radius`.
+            radius: greatest distance.
+            where: a filter such as `"price < 50 and kind in ('hat', 'shoe')"`; see `bitfuse.search.filters`.
+            rerank: order the nearest 10 k by the stored float16 views instead of by distance alone.
+            explain: give every hit an `explanation`.
+            code: one code to look for.
+
+        Raises:
+            InputError: nothing to look for, a bad filter, picture, view or number.
+            MissingView: the model cannot encode the views given without another.
+            UnknownName: a filter on an attribute that no item ever had.
+        """
+        asked = query.Query(text, image, views, like, code, weights, k, radius, where, rerank, explain)
+        return query.search(self._session, asked)
+
+    def dedupe(self, radius: int = 0, where: str | None = None) -> list[list[str]]:
+        """Near-duplicates: groups of ids, each item within `radius` of another of its group; single items left out."""
+        return figures.dedupe(self._session, radius, where)
+
+    def stats(self) -> dict[str, Any]:
+        """Sizes, share of distinct codes, largest bucket, measured latency, and a notice where the data drifted."""
+        return figures.stats(self._session)
+
+    def compact(self) -> None:
+        """Write the code file, from which opening is fast, and give the space of deleted items back."""
+        upkeep.compact(self._session)
+
+    def verify(self) -> list[str]:
+        """What is wrong with the collection, one sentence each; empty where nothing is."""
+        return upkeep.verify(self._session)
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the collection as it is now into a new directory, also while it is written."""
+        upkeep.backup(self._session, Path(path))
+
+    def export(self, path: str | os.PathLike[str], views: bool = False) -> int:
+        """Write all items, in insertion order, to a Parquet file; the number of items.
+
+        Args:
+            path: of the file; one that is there is replaced.
+            views: write the stored views too.
+        """
+        return upkeep.export(self._session, Path(path), views)
+
+    def reencode(
+        self, model: Hasher | str | os.PathLike[str], backbone: Backbone | None = None, batch_size: int = BATCH
+    ) -> None:
+        """Give the collection another model. The old one serves until all codes are made; then one commit changes over.
+
+        The codes are made from the stored views where the new model wants the same ones, else from the texts and
+        pictures.
+
+        Raises:
+            CollectionError: an item lacks what the new model needs, or another re-encoding has begun; nothing changed.
+        """
+        _check_batch(batch_size)
+        reencode(self._session, model, backbone, batch_size)
+
+
+def _check_batch(batch_size: int) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size must be an integer of at least 1, got {batch_size!r}")

@@ -1,0 +1,293 @@
+"""The model of a collection and the backbone before it: loaded when something is first to be encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitfuse.codes import Codes
+from bitfuse.errors import CollectionError, DamagedFile, InputError, MissingView
+from bitfuse.hashers import _persist
+from bitfuse.search.stores.codefile import sync_directory
+
+if TYPE_CHECKING:
+    from bitfuse.features.base import Backbone
+    from bitfuse.hashers.base import Hasher
+    from bitfuse.search.items import Prepared
+
+ViewRows = dict[str, NDArray[np.float32]]
+"""View name -> (d,) float32: the views that one item has."""
+
+_NO_BACKBONE = "arrays only"
+
+
+def model_digest(directory: Path) -> str:
+    """A hash of a model directory, by its card, which holds the hashes of all other files."""
+    return "sha256:" + hashlib.sha256((directory / "model.json").read_bytes()).hexdigest()
+
+
+def copy_model(model: Hasher | str | os.PathLike[str], target: Path) -> None:
+    """Put a model (fitted, or a model directory with its attachments) into a new directory, synced."""
+    if isinstance(model, str | os.PathLike):
+        source = Path(model)
+        names = ["model.json", *_persist.read_card(source)["files"]]
+        target.mkdir(parents=True)
+        for name in names:
+            with open(target / name, "wb") as file:
+                file.write((source / name).read_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+    else:
+        model.save(target)
+    sync_directory(target)
+    sync_directory(target.parent)
+
+
+def check_backbone(backbone: Backbone, sources: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `CollectionError` unless a backbone makes the features that a model was fitted on."""
+    for view, recorded in sources.items():
+        if view not in backbone.views:
+            continue
+        given = backbone.describe(view)
+        # equal weights are the same backbone, wherever it was found
+        place = {"backbone", "revision"} if {"weights"} <= {*given} & {*recorded} else set()
+        differ = sorted(k for k in {*given, *recorded} - place if given.get(k) != recorded.get(k))
+        if differ:
+            shown = ", ".join(f"{k}: {recorded.get(k)!r} recorded, {given.get(k)!r} given" for k in differ)
+            raise CollectionError(
+                f"the model's {view!r} features came from another backbone than {backbone.name!r} ({shown}); "
+                "name the recorded one, or fit a model on features of this one"
+            )
+
+
+class Encoder:
+    """Turns items and queries into codes.
+
+    Args:
+        directory: of the model.
+        backbone: used instead of the one that the model records, once it is found to be the same.
+
+    Attributes:
+        card: the model's `model.json`.
+        digest: hash of the model.
+        n_bits: code length.
+        widths: view name -> number of columns, in the order in which views are stored.
+        sources: view name -> where the features came from.
+    """
+
+    def __init__(self, directory: Path, backbone: Backbone | None = None) -> None:
+        try:
+            self.card = _persist.read_card(directory)
+        except InputError as error:
+            raise DamagedFile(f"the collection's model is missing: {error}") from error
+        self.directory, self._given = directory, backbone
+        self.digest = model_digest(directory)
+        self.n_bits: int = self.card["parameters"]["n_bits"]
+        self.widths: dict[str, int] = self.card["widths"]
+        self.sources: dict[str, dict[str, Any]] = self.card["sources"]
+        if backbone is not None:
+            check_backbone(backbone, self.sources)
+
+    @property
+    def method(self) -> str:
+        """The class name of the model's method."""
+        return str(self.card["method"]).rpartition(":")[2]
+
+    @cached_property
+    def hasher(self) -> Hasher:
+        """The model itself."""
+        return _persist.load(self.directory)
+
+    @property
+    def fused(self) -> bool:
+        """Whether all views of an item go into one code; otherwise each has its own, in a space they share."""
+        return "fused" in self.hasher.spaces
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The backbone that the model records.
+
+        Raises:
+            CollectionError: the model was fitted on arrays, on several backbones, or its backbone has changed.
+        """
+        if self._given is not None:
+            return self._given
+        found = {str(facts.get("backbone", _NO_BACKBONE)) for facts in self.sources.values()}
+        if len(found) != 1 or found == {_NO_BACKBONE}:
+            raise CollectionError(
+                "this collection's model was fitted on arrays, so texts and pictures cannot be encoded here; "
+                "give views=, or fit with sources= (as `bitfuse fit` does)"
+                if found == {_NO_BACKBONE}
+                else f"this collection's model uses several backbones ({', '.join(sorted(found))}); give backbone="
+            )
+        from bitfuse.features import backbone
+
+        loaded = backbone(found.pop())
+        check_backbone(loaded, self.sources)
+        return loaded
+
+    @property
+    def aligned(self) -> bool:
+        """Whether a row of one view can be compared with a row of another."""
+        if any(facts.get("backbone", _NO_BACKBONE) == _NO_BACKBONE for facts in self.sources.values()):
+            return False
+        return len(set(self.widths.values())) == 1 and self.backbone.aligned
+
+    def check_rows(self, views: Mapping[str, Any]) -> ViewRows:
+        """Precomputed views of one item or query, checked: each (d,) or (1, d), finite; a wholly NaN row is dropped.
+
+        Raises:
+            InputError: unknown names, wrong widths, no numbers, no view at all.
+        """
+        if type(views) is not dict and not isinstance(views, Mapping):
+            raise InputError(f"views must map names to rows, got {type(views).__name__}")
+        rows: ViewRows = {}
+        for name, value in views.items():
+            if name not in self.widths:
+                raise InputError(f"unknown view {name!r}; the model of this collection has {list(self.widths)}")
+            row = np.asarray(value)
+            if row.ndim == 2 and len(row) == 1:
+                row = row[0]
+            if row.shape != (self.widths[name],) or row.dtype.kind not in "iuf":
+                raise InputError(f"view {name!r} must be {self.widths[name]} numbers, got {row.dtype} {row.shape}")
+            row = row.astype(np.float32)
+            # a finite square sum has finite terms; the long way is for what overflows, or is not finite
+            if math.isfinite(row @ row) or np.isfinite(row).all():
+                rows[name] = row
+            elif not np.isnan(row).all():
+                raise InputError(f"view {name!r} holds NaN or infinite values; leave the view out if it is missing")
+        if not rows:
+            raise InputError(f"no view has a value; give at least one of {list(self.widths)}")
+        return rows
+
+    def extract(self, items: Sequence[Prepared]) -> tuple[dict[str, ViewRows], dict[str, str]]:
+        """The views of items with pictures or texts: id -> rows, and id -> reason of all that could not be used.
+
+        An item with a bad picture keeps its text, and is among both; one without any view is among the reasons alone.
+        """
+        from bitfuse.pipeline.extract import stream
+
+        wanted = [view for view in ("image", "text") if view in self.widths and view in self.backbone.views]
+        views: dict[str, ViewRows] = {item.id: {} for item in items}
+        reasons: dict[str, str] = {}
+        for part in stream(({"image": i.source, "text": i.text} for i in items), self.backbone, wanted):
+            for view, rows in part.views.items():
+                for item, row in zip(items[part.start :], rows):
+                    if not np.isnan(row).all():
+                        views[item.id][view] = row
+            for at, view, reason in part.failures:
+                name = items[at].id
+                reasons[name] = f"{reasons[name]}; {view}: {reason}" if name in reasons else f"{view}: {reason}"
+        for name, rows_of in views.items():
+            if not rows_of:
+                reasons.setdefault(name, f"it has none of the views {wanted}")
+            elif name in reasons:
+                reasons[name] += " (kept with its other views)"
+        return {k: v for k, v in views.items() if v}, reasons
+
+    def lacking(self, rows: ViewRows) -> str | None:
+        """A view without which this model cannot encode an item that has `rows`; None where it can."""
+        if not self.fused:
+            spaces = self.hasher.spaces
+            return None if any(space in rows for space in spaces) else spaces[0]
+        if self.hasher.accepts_missing == "none":
+            return next((name for name in self.widths if name not in rows), None)
+        return None
+
+    def encode(self, rows: Sequence[ViewRows]) -> Codes:
+        """The codes of items, none of which is `lacking` a view: the fused code, or that of the first view they have.
+
+        A cross-modal model gives every view a code in one common space; the first of its spaces stands for the item.
+        """
+        stacked = self._stack(rows)
+        if self.fused:
+            return self.hasher.encode(stacked, "fused")
+        packed = np.empty((len(rows), -(-self.n_bits // 8)), np.uint8)
+        left = np.ones(len(rows), bool)
+        for space in self.hasher.spaces:
+            here = left & np.array([space in r for r in rows])
+            if here.any():
+                packed[here] = self.hasher.encode({space: stacked[space][here]}, space).packed
+                left &= ~here
+        return Codes(packed, self.n_bits)
+
+    def _stack(self, rows: Sequence[ViewRows]) -> ViewRows:
+        stacked = {}
+        for name, width in self.widths.items():
+            if any(name in r for r in rows):
+                absent = np.full(width, np.nan, np.float32)
+                stacked[name] = np.stack([r.get(name, absent) for r in rows])
+        return stacked
+
+    def query_views(self, text: str | None, image: str | os.PathLike[str] | bytes | None) -> ViewRows:
+        """Encode what a person searches with.
+
+        Raises:
+            InputError: an empty text, or a picture that cannot be opened.
+        """
+        rows: ViewRows = {}
+        for view, given in (("text", text), ("image", image)):
+            if given is not None and view not in self.widths:
+                raise InputError(f"this collection's model has no {view!r} view, only {list(self.widths)}")
+        if text is not None:
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"text must be a non-empty string, got {text!r:.80}")
+            rows["text"] = self.backbone.encode("text", [text])[0]
+        if image is not None:
+            from bitfuse.features.images import open_image
+
+            source = image if isinstance(image, bytes) else Path(image)
+            rows["image"] = self.backbone.encode("image", [open_image(source)])[0]
+        return rows
+
+    def query_codes(self, rows: ViewRows, weights: Mapping[str, float] | None) -> list[tuple[Codes, float]]:
+        """One or more codes of a query, each with the weight of its distance.
+
+        A fused model gives one code: that of all views together, or with weights the sign of the weighted sum of the
+        values before the sign of each view alone. A cross-modal model gives a code for each view.
+
+        Raises:
+            MissingView: the model cannot encode these views alone.
+        """
+        wanted = dict.fromkeys(rows, 1.0) if weights is None else check_weights(weights, rows)
+        if not self.fused:
+            total = sum(wanted.values())
+            return [(self.hasher.encode({k: rows[k][None]}, k), w / total) for k, w in wanted.items() if w]
+        if weights is None:
+            self._require(rows)
+            return [(self.hasher.encode({k: v[None] for k, v in rows.items()}, "fused"), 1.0)]
+        z = np.zeros((1, self.n_bits), np.float32)
+        for name, weight in wanted.items():
+            if weight:
+                self._require({name: rows[name]})
+                z += weight * self.hasher.project({name: rows[name][None]}, "fused")
+        return [(Codes.from_real(z), 1.0)]
+
+    def _require(self, rows: ViewRows) -> None:
+        missing = self.lacking(rows)
+        if missing is not None:
+            raise MissingView(
+                missing,
+                [0],
+                f"{self.method} codes need {list(self.widths)} together: search with all of them and without weights, "
+                "or re-encode the collection with a model that answers single views (`bitfuse methods` lists them; "
+                "clipmh and itq with aligned=True do)",
+            )
+
+
+def check_weights(weights: Mapping[str, float], rows: ViewRows) -> dict[str, float]:
+    """The weights of the views that a query has: numbers of 0 or more, not all zero."""
+    found = {name: float(weights.get(name, 0.0)) for name in rows}
+    if not all(0 <= w < float("inf") for w in found.values()) or not any(found.values()):
+        raise InputError(
+            f"weights must be 0 or more, one of them above 0, for the views {list(rows)}, got {dict(weights)}"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Where a collection keeps its items and codes."""

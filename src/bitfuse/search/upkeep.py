@@ -1,0 +1,238 @@
+"""Looking after a collection: compact, verify, back up, export."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitfuse.errors import BitfuseError, CollectionError, DamagedFile, InputError
+from bitfuse.hashers import _persist
+from bitfuse.search.columns import coerce
+from bitfuse.search.encoder import model_digest
+from bitfuse.search.items import unpack_view
+from bitfuse.search.mirror import CODE_FILE
+from bitfuse.search.session import Session, model_directory
+from bitfuse.search.stores import codefile
+from bitfuse.search.stores.codefile import sync_directory
+from bitfuse.search.stores.sqlite import FILE, Store, refuse_network
+
+_EXPORT_ROWS = 10_000
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory to fill, which becomes `target` when the block ends, whole or not at all."""
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise CollectionError(f"{target} exists; choose a new directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    refuse_network(target.parent)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        sync_directory(partial)
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+        sync_directory(target.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def compact(session: Session) -> None:
+    """Write the code file anew, forget tombstones that it makes needless, give unused space back."""
+    with session.reading():
+        mirror = session.mirror
+        alive = np.flatnonzero(mirror.codes.alive)
+        rows, packed = mirror.codes.rows[alive], mirror.codes.packed(alive)
+        generation, seq = mirror.meta["generation"], mirror.meta["seq"]
+        stamp = codefile.Stamp(mirror.meta["uuid"], mirror.meta["model"], mirror.meta["n_bits"], uuid.uuid4().hex, seq)
+    codefile.write(session.directory / CODE_FILE, stamp, rows, packed)
+    with session.store.writing():
+        # a newer compaction or generation has the last word: its tombstones are gone, this file would lack them
+        if session.fact("pruned_seq") <= seq and session.fact("generation") == generation:
+            session.store.put_meta({"code_token": stamp.token, "code_seq": seq, "pruned_seq": seq})
+            session.store.execute("DELETE FROM tombstones WHERE seq <= ?", (seq,))
+    store = session.store
+    with store.lock:
+        if store.value("PRAGMA freelist_count") > store.value("PRAGMA page_count") // 4:
+            store.execute("VACUUM")
+        store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        session.mirror.forget()
+    for old in (session.directory / "models").iterdir():
+        if old.name.isdigit() and int(old.name) < generation:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def verify(session: Session) -> list[str]:
+    """What is wrong with a collection, one sentence each; empty where nothing is."""
+    store = session.store
+    problems = [f"database: {line}" for line in store.integrity()]
+    if problems:
+        return problems
+    try:
+        with session.reading():
+            problems += _check_rows(session)
+            problems += _check_columns(session)
+            meta = session.mirror.meta
+            stamp = session.mirror.stamp
+        model = model_directory(session.directory, meta["generation"])
+        _persist.read_card(model)
+        if model_digest(model) != meta["model"]:
+            problems.append(f"model: {model} is not the one that made the codes")
+        if meta["code_token"]:
+            codefile.read(session.directory / CODE_FILE, stamp).release()
+    except BitfuseError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _check_rows(session: Session) -> list[str]:
+    store, meta = session.store, session.mirror.meta
+    codes, width = f"codes_{meta['generation']}", -(-meta["n_bits"] // 8)
+    counts = {
+        "item(s) without a code": f"SELECT count(*) FROM items WHERE row NOT IN (SELECT row FROM {codes})",
+        "code(s) without an item": f"SELECT count(*) FROM {codes} WHERE row NOT IN (SELECT row FROM items)",
+        "code(s) of a wrong length": f"SELECT count(*) FROM {codes} WHERE length(code) != {width}",
+        "item(s) without their typed attributes": "SELECT count(*) FROM items "
+        "WHERE row NOT IN (SELECT row FROM columns)",
+        "deleted item(s) that are still there": "SELECT count(*) FROM items WHERE row IN (SELECT row FROM tombstones)",
+        "item(s) newer than the last change": f"SELECT count(*) FROM items WHERE seq > {int(meta['seq'])}",
+        "row number(s) to be given out again": f"SELECT count(*) FROM items WHERE row >= {int(meta['next_row'])}",
+    }
+    found = [(store.value(sql), what) for what, sql in counts.items()]
+    problems = [f"database: {count} {what}" for count, what in found if count]
+    widths = session.encoder().widths
+    for name, table in meta["views"].items():
+        size = 4 + 2 * widths[name]
+        bad = store.value(
+            f"SELECT count(*) FROM {table} WHERE length(vector) != ? OR row NOT IN (SELECT row FROM items)", (size,)
+        )
+        if bad:
+            problems.append(f"database: {bad} stored {name!r} view(s) of a wrong length or without an item")
+    spare = 8 * width - meta["n_bits"]
+    if spare and not problems:
+        _, packed = store.codes(f"SELECT row, code FROM {codes}", (), meta["n_bits"])
+        bad = int(np.count_nonzero(packed[:, -1] & ((1 << spare) - 1)))
+        if bad:
+            problems.append(f"database: {bad} code(s) with bits beyond bit {meta['n_bits']}")
+    return problems
+
+
+def _check_columns(session: Session) -> list[str]:
+    types, problems = session.mirror.types, []
+    sql = "SELECT i.id, i.attributes, c.* FROM items i JOIN columns c ON c.row = i.row"
+    for part in session.store.chunks(sql):
+        for name, text, _, *typed in part:
+            try:
+                attributes = json.loads(text)
+                wanted = [coerce(kind, k, attributes.get(k)) for k, kind in types.items()]
+            except (ValueError, InputError) as error:
+                problems.append(f"item {name!r}: its attributes cannot be read: {error}")
+                continue
+            if typed != wanted:
+                problems.append(f"item {name!r}: its typed attributes {typed} are not those of its record, {wanted}")
+    return problems
+
+
+def backup(session: Session, target: Path) -> None:
+    """Copy the collection as it is at this moment into a new directory, while others read and write it."""
+    with new_directory(target) as partial:
+        session.store.backup(partial / FILE)
+        copy = Store.open(partial / FILE)
+        try:
+            generation = copy.meta()["generation"]
+        finally:
+            copy.close()
+        model = model_directory(session.directory, generation)
+        shutil.copytree(model, model_directory(partial, generation))
+        file = session.directory / CODE_FILE
+        with suppress(FileNotFoundError):  # a cache: the copy is opened without it just as well
+            shutil.copyfile(file, partial / CODE_FILE)
+
+
+def export(session: Session, target: Path, views: bool) -> int:
+    """Write all items to one Parquet file; the number of items."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
+    with session.reading():
+        types, meta = session.mirror.types, session.mirror.meta
+        clash = set(types) & {"id", "row", "text", "image", "attributes", "code"}
+        if clash:
+            raise InputError(f"attribute(s) {sorted(clash)} have the name of a column that the export itself writes")
+        if views and not meta["views"]:
+            raise InputError("this collection was made without stored views (store_views=False); export without them")
+        names = list(meta["views"]) if views else []
+        widths = session.encoder().widths
+        fields = [("row", pa.int64()), ("id", pa.string()), ("text", pa.string()), ("image", pa.string())]
+        fields += [(name, arrow[kind]) for name, kind in types.items()]
+        fields += [("attributes", pa.string()), ("code", pa.binary(-(-meta["n_bits"] // 8)))]
+        fields += [(f"view_{name}", pa.list_(pa.float32(), widths[name])) for name in names]
+        facts = {
+            "bitfuse": json.dumps({"format": 1, "kind": "export", "n_bits": meta["n_bits"], "model": meta["model"]})
+        }
+        schema = pa.schema(fields, metadata=facts)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        total = 0
+        try:
+            with pq.ParquetWriter(partial, schema) as writer:
+                for rows in _pages(session, meta, names):
+                    columns: list[list[Any]] = [list(column) for column in zip(*rows)]
+                    writer.write_table(pa.table(columns, schema=schema))
+                    total += len(rows)
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    return total
+
+
+def _pages(session: Session, meta: dict[str, Any], views: list[str]) -> Iterator[list[list[Any]]]:
+    """Rows of the export in pages, in insertion order."""
+    typed = "".join(f", t.c{i}" for i in range(len(meta["filterable"])))
+    last = -1
+    while True:
+        page = session.store.fetch(
+            f"SELECT i.row, i.id, i.text, i.image{typed}, i.attributes, c.code FROM items i "
+            f"JOIN columns t ON t.row = i.row JOIN codes_{meta['generation']} c ON c.row = i.row "
+            "WHERE i.row > ? ORDER BY i.row LIMIT ?",
+            (last, _EXPORT_ROWS),
+        )
+        if not page:
+            return
+        last = page[-1][0]
+        blobs = {
+            name: dict(
+                session.store.fetch(
+                    f"SELECT row, vector FROM {meta['views'][name]} WHERE row BETWEEN ? AND ?", (page[0][0], last)
+                )
+            )
+            for name in views
+        }
+        rows = [list(row) for row in page]
+        for row in rows:
+            for i, kind in enumerate(meta["filterable"].values()):
+                if kind == "bool" and row[4 + i] is not None:
+                    row[4 + i] = bool(row[4 + i])
+            row += [unpack_view(blobs[v][row[0]]) if row[0] in blobs[v] else None for v in views]
+        yield rows
+
+
+def check_exists(directory: Path) -> None:
+    """Raise `InputError` unless a directory looks like a collection."""
+    if not directory.is_dir():
+        raise InputError(f"{directory} does not exist; `bitfuse index` or Collection.create makes a collection")
+    if not (directory / FILE).is_file():
+        raise DamagedFile(f"{directory} holds no {FILE}, so it is not a collection, or it lost its database")
