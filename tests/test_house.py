@@ -59,7 +59,7 @@ def test_the_table_of_methods_is_the_folder_of_methods():
 def test_unknown_names_are_answered_with_a_suggestion():
     with pytest.raises(ValueError, match="did you mean 'clipmh'"):
         hasher("clipmhh")
-    with pytest.raises(ValueError, match="did you mean 'seed'|parameter of itq"):
+    with pytest.raises(ValueError, match="parameter of itq"):
         hasher("itq", sede=1)
     with pytest.raises(ValueError, match="preset of lsh"):
         hasher("lsh", preset="publshed")

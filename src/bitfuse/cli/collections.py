@@ -1,0 +1,168 @@
+"""The verbs about collections: index, search, add, delete, stats and their kin."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from bitfuse.cli import app
+from bitfuse.cli.inputs import (
+    BackboneOpt,
+    Columns,
+    DataArg,
+    DeviceOpt,
+    IdCol,
+    ImageCol,
+    JsonOpt,
+    LabelCol,
+    LabelSep,
+    TextCol,
+    err,
+    out,
+    read,
+    show_json,
+    with_features,
+)
+from bitfuse.cli.models import named_backbone
+from bitfuse.errors import CollectionError, InputError
+
+if TYPE_CHECKING:
+    from bitfuse.data.base import Samples
+    from bitfuse.search.collection import Collection, Hit
+
+ShopArg = Annotated[Path, typer.Argument(help="A collection that `index` made.")]
+
+
+def items_of(samples: Samples) -> Iterator[dict[str, Any]]:
+    """The samples as the items that `Collection.add` takes; labels become the attribute `labels`, joined by |."""
+    names = np.array(samples.label_names, object)
+    for i, name in enumerate(samples.ids):
+        item: dict[str, Any] = {"id": name, **{k: v[i] for k, v in samples.attributes.items()}}
+        if samples.images is not None and isinstance(samples.images[i], Path):
+            item["image"] = samples.images[i]
+        if samples.texts is not None and samples.texts[i]:
+            item["text"] = samples.texts[i]
+        if samples.labels is not None and len(names):
+            item["labels"] = "|".join(names[samples.labels[i]]) or None
+        if samples.views:
+            item["views"] = {k: v[i] for k, v in samples.views.items() if not np.isnan(v[i]).all()}
+        yield item
+
+
+@app.command()
+def index(
+    data: DataArg,
+    out_dir: Annotated[Path, typer.Option("--out", help="The collection to make.")],
+    model: Annotated[
+        Path | None, typer.Option(help="A model that `fit` wrote; without one, a default is fitted.")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Code length where a default model is fitted.")] = 64,
+    backbone: BackboneOpt = None,
+    image: ImageCol = None,
+    text: TextCol = None,
+    label: LabelCol = None,
+    label_sep: LabelSep = None,
+    id_column: IdCol = None,
+    device: DeviceOpt = "cpu",
+    json_out: JsonOpt = False,
+) -> None:
+    """Make a searchable collection. Without --model, the default for what the data holds is fitted, and named."""
+    from bitfuse.data.base import Dataset
+    from bitfuse.hashers import _persist
+    from bitfuse.pipeline import training
+    from bitfuse.search.collection import Collection
+    from bitfuse.search.columns import infer_types
+
+    if out_dir.exists():
+        raise CollectionError(
+            f"{out_dir} exists; `bitfuse add` puts items into a collection, or choose a new directory"
+        )
+    samples = read(data, Columns(image, text, label or None, label_sep, id_column))
+    if isinstance(samples, Dataset):
+        raise InputError(f"{data} holds a data set of train, query and gallery; `index` takes one set of items")
+    known = None if model is None else _persist.load(model)
+    if known is not None and backbone is None:
+        names = {str(f["backbone"]) for f in known.sources.values()} - {"arrays only"}
+        backbone = names.pop() if len(names) == 1 else None
+    encoder = named_backbone(backbone, samples, data, device)
+    if encoder is not None:
+        samples = with_features(samples, encoder, data)
+    if known is None:
+        choice = training.default_choice(samples, encoder)
+        err.print(f"no model given: fitting {choice.method} with {bits} bits ({choice.reason})")
+        with err.status("fitting"):
+            known = training.fit(samples, choice, n_bits=bits, backbone=encoder, device=device)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+    try:
+        attributes = infer_types(samples.attributes)
+        with Collection.create(partial / "new", model=known, backbone=encoder, filterable=attributes) as collection:
+            with err.status(f"indexing {len(samples)} items"):
+                report = collection.add(items_of(samples))
+                collection.compact()
+            facts = {"collection": str(out_dir), "added": report.added, "skipped": report.skipped, **collection.stats()}
+        (partial / "new").rename(out_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if json_out:
+        show_json(facts)
+        return
+    out.print(f"{report.added} items in {out_dir}, {known.n_bits} bits each, by {type(known).__name__}")
+    out.print(f'next: bitfuse search {out_dir} "words" ; bitfuse search {out_dir} --image picture.jpg')
+
+
+def print_hits(hits: list[Hit], title: str) -> None:
+    """The hits as a table: rank, distance, id, text and the attributes that have a value."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column, style in (("#", "dim"), ("distance", ""), ("id", "bold"), ("text", ""), ("attributes", "dim")):
+        table.add_column(column, style=style, no_wrap=True, overflow="ellipsis")
+    for rank, hit in enumerate(hits, 1):
+        item = hit.item
+        shown = {k: v for k, v in item.items() if k not in ("id", "text", "image") and v is not None}
+        described = ", ".join(f"{k}={v}" for k, v in shown.items())
+        table.add_row(str(rank), f"{hit.distance:g}", hit.id, item.get("text") or "", described)
+    out.print(table)
+
+
+@app.command()
+def search(
+    shop: ShopArg,
+    words: Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to look for, alone or beside the words.")] = None,
+    like: Annotated[str | None, typer.Option(help="The id of an item: more like this.")] = None,
+    weight: Annotated[float | None, typer.Option(help="0 to 1: how much the picture counts beside the words.")] = None,
+    where: Annotated[str | None, typer.Option(help="A filter on attributes, for example 'price<50'.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
+    radius: Annotated[int | None, typer.Option(help="Only items within this Hamming distance.")] = None,
+    rerank: Annotated[bool, typer.Option(help="Order the candidates by the stored float vectors.")] = False,
+    explain: Annotated[bool, typer.Option(help="Say how each hit was found.")] = False,
+    json_out: JsonOpt = False,
+) -> None:
+    """Search by words, by a picture, by both, or by an item."""
+    from bitfuse.search.collection import Collection
+
+    weights = None if weight is None else {"image": weight, "text": 1 - weight}
+    with Collection.open(shop) as collection:
+        hits = collection.search(
+            text=words, image=image, like=like, weights=weights, k=k, radius=radius, where=where, rerank=rerank,
+            explain=explain,
+        )  # fmt: skip
+    if json_out:
+        show_json([hit.to_dict() for hit in hits])
+        return
+    asked = " + ".join(s for s in (words and f'"{words}"', image and image.name, like and f"like {like}") if s)
+    if not hits:
+        out.print(f"nothing found for {asked}; widen --radius or loosen --where")
+        return
+    print_hits(hits, asked)
+    if explain:
+        for hit in hits:
+            out.print(f"{hit.id}: {hit.explanation}")
