@@ -149,8 +149,9 @@ class Collection:
 
         Args:
             items: `{"id": str of 1 to 512 bytes, "image": path or bytes, "text": str, **attributes}`, each part but the
-                id optional; or with `"views"`, name -> (d,) numbers, which are then taken as they are. Attributes are
-                str, int (64 bits), float, bool or None; NaN counts as None.
+                id optional; or with `"views"`, name -> (d,) numbers, which are then taken as they are (and, beside
+                the picture or text that they were computed from, are no content of their own). Attributes are str, int
+                (64 bits), float, bool or None; NaN counts as None.
             batch_size: items of one transaction.
             on_conflict: what to do with an id that is there with other content: `"replace"`, `"skip"` or `"error"`.
                 With the same content it is left alone in any case.

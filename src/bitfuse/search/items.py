@@ -46,11 +46,16 @@ class Prepared(NamedTuple):
     views: dict[str, NDArray[np.float32]] = {}  # noqa: RUF012 - never changed
 
     def content(self) -> tuple[str, bytes]:
-        """The attributes as JSON, and a hash of all of it: the same hash means the same content."""
+        """The attributes as JSON, and a hash of all of it: the same hash means the same content.
+
+        A view given beside the picture or text that it was computed from is no content of its own.
+        """
         attributes = _encode(self.attributes)
-        facts = _encode([self.text, self.image, _picture_facts(self.source), attributes, list(self.views)])
+        origins = {"image": self.source, "text": self.text}
+        given = {name: row for name, row in self.views.items() if origins.get(name) is None}
+        facts = _encode([self.text, self.image, _picture_facts(self.source), attributes, list(given)])
         hasher = hashlib.blake2b(facts.encode(), digest_size=16)
-        for row in self.views.values():
+        for row in given.values():
             hasher.update(row.data)
         return attributes, hasher.digest()
 

@@ -1,0 +1,48 @@
+"""Backbones: what turns images and texts into feature rows. Importing this loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bitfuse.features.base import Backbone
+from bitfuse.features.checkpoints import DEFAULT
+
+if TYPE_CHECKING:
+    from bitfuse.features.clip import CheckpointBackbone
+
+__all__ = ["DEFAULT", "Backbone", "backbone"]
+
+
+def backbone(
+    name_or_path: str, *, revision: str | None = None, device: str = "cpu", light: bool = False
+) -> CheckpointBackbone:
+    """The backbone of this name; its weights are read by the first `encode`.
+
+    Args:
+        name_or_path: `"pocket"` (shipped; knows only the generated shapes), a directory with a checkpoint of the CLIP
+            family, or a hub id such as `openai/clip-vit-base-patch32`.
+        revision: commit, tag or branch of a hub id; None takes the pinned commit of the default id, `main` of others.
+        device: where to compute: `cpu`, `cuda`, `cuda:1`, `mps`. Not part of what a backbone is, and never saved.
+        light: for a few queries in a new process: where the checkpoint is a plain CLIP and the device the CPU, run it
+            without torch, which takes seconds to import. The features are the same, to about 1e-5.
+
+    Raises:
+        UnknownName: not a name, a directory or a hub id.
+        MissingWeights: a hub id that is neither cached nor reachable; there is no silent fall-back to another encoder.
+        DamagedFile: a checkpoint that lacks a file.
+        MissingDependency: torch or transformers is not installed.
+
+    Examples:
+        >>> import bitfuse as bf
+        >>> encoder = bf.backbone("pocket")
+        >>> encoder.encode("text", ["a red star", "blue ring"]).shape
+        (2, 128)
+    """
+    from bitfuse.features.clip import CLIPBackbone
+    from bitfuse.features.light import LightCLIP
+
+    if light and device == "cpu":
+        quick = LightCLIP(name_or_path, revision=revision)
+        if quick.runs():
+            return quick
+    return CLIPBackbone(name_or_path, revision=revision, device=device)
