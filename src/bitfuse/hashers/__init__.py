@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from bitfuse.codes import check_n_bits
@@ -14,11 +15,30 @@ if TYPE_CHECKING:
     from bitfuse.hashers.base import Hasher
 
 _TABLE = {
+    "bsth": "BSTH",
     "clipmh": "CLIPMH",
+    "cmfh": "CMFH",
+    "cvh": "CVH",
+    "dcmh": "DCMH",
+    "dcmvh": "DCMVH",
+    "djsrh": "DJSRH",
+    "dmmvh": "DMMVH",
+    "dmvh": "DMVH",
+    "fdmh": "FDMH",
+    "fgcmh": "FGCMH",
+    "fomh": "FOMH",
     "itq": "ITQ",
     "lsh": "LSH",
+    "mah": "MAH",
+    "mfh": "MFH",
+    "mfkh": "MFKH",
+    "mvdh": "MvDH",
+    "mvlh": "MVLH",
     "onehot": "OneHot",
     "pcarr": "PCARR",
+    "sapmh": "SAPMH",
+    "ucch": "UCCH",
+    "ucmfh": "UCMFH",
 }
 
 
@@ -68,14 +88,52 @@ def hasher(name: str, *, preset: str = "default", n_bits: int = 64, seed: int = 
     return cls(n_bits=check_n_bits(n_bits), seed=seed, **{**presets[preset], **parameters})
 
 
+def method_table() -> list[dict[str, Any]]:
+    """One row of facts a method, sorted by name: what `bitfuse methods` and the documentation print."""
+    rows: list[dict[str, Any]] = []
+    for name in hashers():
+        cls = hasher_class(name)
+        most = cls.max_views
+        rows.append(
+            {
+                "name": name,
+                "year": cls.year,
+                "supervised": cls.supervised,
+                "online": cls.online,
+                "missing": cls.accepts_missing,
+                "views": f"{cls.min_views}+" if most is None else str(most),
+                "spaces": ", ".join(cls.spaces),
+                "cost": cls.cost,
+                "reference": cls.reference,
+            }
+        )
+    return rows
+
+
 def resolve(path: str) -> type[Hasher]:
-    """The class that a model card names as `module:Class`, ours by import, others only if already imported."""
+    """The class that a model card names as `module:Class`: ours by import, others only if already imported.
+
+    Raises:
+        DamagedFile: no class of hashers of that name is known here.
+    """
+    from bitfuse.hashers.base import Hasher
+
     module, _, name = path.partition(":")
     if module.startswith("bitfuse.hashers.") and module.rpartition(".")[2] in _TABLE:
         importlib.import_module(module)
-    cls: type[Hasher] | None = getattr(sys.modules.get(module), name, None)
-    if cls is None:
+    cls: object = getattr(sys.modules.get(module), name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Hasher)):
         raise DamagedFile(
             f"the model was made by {path}, which is not known here; import that module first, or install its package"
         )
     return cls
+
+
+class _NamesWhenCalled(types.ModuleType):
+    """Importing this package puts it in the place of the function `bitfuse.hashers`: called, it answers as that."""
+
+    def __call__(self) -> list[str]:
+        return hashers()
+
+
+sys.modules[__name__].__class__ = _NamesWhenCalled

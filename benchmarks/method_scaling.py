@@ -1,0 +1,171 @@
+"""What training costs: time and memory of every method at 5,000 rows, and how both grow to 50,000.
+
+    python benchmarks/method_scaling.py [--methods NAME ...] [--sizes 5000 15000 50000] [--threads 2] [--out FILE.json]
+
+Rows of two views of 512 numbers, 24 labels (two or three a row), 64 bits; each training in a process of its own,
+whose peak of resident memory is taken. At the smallest size every method runs, at the others those whose cost is linear
+in n ("n" in `bitfuse methods`). Bars: 5,000 rows in at most 60 s and 2 GB (180 s where a method loads torch); from the
+smallest to the largest size processor time grows at most 1.3 times as fast as n. With --out a plot (.png) goes beside
+the figures. The exit code is the number of methods that miss a bar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+LABELS, WIDTH, BITS = 24, 512, 64
+LIMIT = {"seconds": 60.0, "seconds with torch": 180.0, "GB": 2.0, "growth": 1.3}
+TIMEOUT = 1200
+
+
+def train(name: str, n: int) -> dict[str, Any]:
+    """Fit one method in this process and say what it took."""
+    import numpy as np
+
+    from bitfuse.errors import BitfuseWarning
+    from bitfuse.hashers import hasher
+
+    rng = np.random.default_rng(0)
+    labels = rng.random((n, LABELS)) < 2.5 / LABELS
+    labels[np.arange(n), rng.integers(0, LABELS, n)] = True
+    views = {}
+    for view in ("image", "text"):
+        centres = rng.standard_normal((LABELS, WIDTH), np.float32)
+        x = labels.astype(np.float32) @ centres + 3 * rng.standard_normal((n, WIDTH), np.float32)
+        views[view] = x / np.linalg.norm(x, axis=1, keepdims=True)
+    before = peak()
+    start, cpu = time.perf_counter(), time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BitfuseWarning)
+        hasher(name, n_bits=BITS).fit(views, labels)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {
+        "method": name,
+        "n": n,
+        "seconds": seconds,
+        "cpu seconds": cpu,
+        "GB": peak(),
+        "GB before": before,
+        "torch": "torch" in sys.modules,
+    }
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def measure(name: str, n: int, threads: int) -> dict[str, Any]:
+    """`train` in a fresh process with this many threads."""
+    limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+    command = [sys.executable, __file__, "--one", name, str(n)]
+    try:
+        done = subprocess.run(
+            command, env=os.environ | limits, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"method": name, "n": n, "failed": f"more than {TIMEOUT} s"}
+    if done.returncode:
+        return {"method": name, "n": n, "failed": done.stderr.strip().splitlines()[-1]}
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def verdict(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The bars of one method, given its runs from the smallest size up."""
+    first, last = runs[0], runs[-1]
+    failed = next((r["failed"] for r in runs if "failed" in r), None)
+    if failed:
+        return {"method": first["method"], "failed": failed, "missed": ["ran"]}
+    allowed = LIMIT["seconds with torch" if first["torch"] else "seconds"]
+    growth = (last["cpu seconds"] / first["cpu seconds"]) / (last["n"] / first["n"]) if len(runs) > 1 else None
+    missed = ["seconds"] if first["seconds"] > allowed else []
+    missed += ["GB"] if first["GB"] > LIMIT["GB"] else []
+    missed += ["growth"] if growth is not None and growth > LIMIT["growth"] else []
+    return {"method": first["method"], "growth": growth, "missed": missed}
+
+
+def report(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], sizes: list[int], threads: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"training, {WIDTH} + {WIDTH} columns, {LABELS} labels, {BITS} bits, {threads} thread(s)")
+    table.add_column("method")
+    for n in sizes:
+        table.add_column(f"{n:,} rows", justify="right")
+    for column in ("time / n, growth", "bars"):
+        table.add_column(column, justify="right")
+    for v in verdicts:
+        of = {r["n"]: r for r in rows if r["method"] == v["method"] and "failed" not in r}
+        cells = [f"{of[n]['seconds']:.1f} s {of[n]['GB']:.2f} GB" if n in of else "-" for n in sizes]
+        growth = "-" if v.get("growth") is None else f"{v['growth']:.2f}"
+        table.add_row(
+            v["method"], *cells, growth, "ok" if not v["missed"] else "FAIL " + v.get("failed", str(v["missed"]))
+        )
+    Console(width=160).print(table)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
+    for name in sorted({r["method"] for r in rows}):
+        of = [r for r in rows if r["method"] == name and "failed" not in r]
+        for axis, unit in zip(axes, ("seconds", "GB")):
+            axis.plot([r["n"] for r in of], [r[unit] for r in of], "o-", label=name)
+    for axis, title in zip(axes, ("seconds to train", "peak of resident memory, GB")):
+        axis.set(xscale="log", yscale="log", xlabel="training rows", title=title)
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", help="default: all that are registered")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 15_000, 50_000])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "N"), help="train one method in this process")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(train(args.one[0], int(args.one[1]))))
+        return
+    from bitfuse.bench.facts import environment
+    from bitfuse.hashers import hasher_class, hashers
+
+    rows, verdicts, sizes = [], [], sorted(args.sizes)
+    for name in args.methods or hashers():
+        runs = [measure(name, n, args.threads) for n in (sizes if hasher_class(name).cost == "n" else sizes[:1])]
+        rows += runs
+        verdicts.append(verdict(runs))
+        print(json.dumps(runs), flush=True)
+    report(rows, verdicts, sizes, args.threads)
+    if args.out:
+        facts = {k: v for k, v in environment(args.threads, {}).items() if k != "seconds"}
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+        ).stdout.strip()  # fmt: skip
+        result = {"bars": LIMIT, "rows": rows, "verdicts": verdicts, "commit": commit, **facts}
+        temporary = args.out.with_name(args.out.name + ".partial")
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        temporary.replace(args.out)
+        plot(rows, args.out.with_suffix(".png"))
+    sys.exit(sum(bool(v["missed"]) for v in verdicts))
+
+
+if __name__ == "__main__":
+    main()
