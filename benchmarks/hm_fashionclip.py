@@ -1,6 +1,6 @@
 """What codes are worth on real features: 1,126 articles of clothing, image and text features of FashionCLIP.
 
-    python benchmarks/hm_fashionclip.py [--data DIR] [--bars a b c d e t] [--json FILE]
+    python benchmarks/hm_fashionclip.py [--data DIR] [--bars a b c d e t] [--out benchmarks/results/hm_fashionclip.json]
 
 Prints one table, mean of the seeds, tie-aware mAP over the whole gallery (`Protocol("strict")`), 64 bits unless said:
 
@@ -32,6 +32,8 @@ from rich.table import Table
 
 import bitfuse as bf
 from bitfuse import metrics
+from bitfuse.bench.facts import environment
+from bitfuse.bench.histograms import usable_threads
 from bitfuse.errors import BitfuseWarning
 
 MODES = {"both": ("image", "text"), "image only": ("image",), "text only": ("text",)}
@@ -195,7 +197,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=here.parent / "shared" / "data" / "hm-fashionclip")
     parser.add_argument("--bars", nargs="+", default=list("abcdet"), choices=list("abcdet"))
     parser.add_argument("--seeds", type=int, default=3, help="splits and seeds; (d) takes two more")
-    parser.add_argument("--json", type=Path, help="also write the scores of every seed here")
+    parser.add_argument("--out", type=Path, help="also write the scores of every seed, and the environment, here")
     options = parser.parse_args()
     if not (options.data / "features.npz").is_file():
         sys.exit(f"{options.data} has no features.npz; name the folder of the set with --data")
@@ -223,9 +225,11 @@ def main() -> int:
     for sentence, value, least in claims(board, options.bars):
         failed += value < least
         console.print(f"{'PASS' if value >= least else 'FAIL'}  {sentence}: {value:.3f} (at least {least:.3f})")
-    if options.json:
+    if options.out:
         found = {f"{bar} | {method}": scores for (bar, method), scores in board.scores.items()}
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        claimed = {sentence: {"value": value, "least": least} for sentence, value, least in claims(board, options.bars)}
+        facts = environment(usable_threads(), {"all": time.perf_counter() - start})
+        options.out.write_text(json.dumps({"claims": claimed, "mAP by seed": found, **facts}, indent=1) + "\n")
     return failed
 
 

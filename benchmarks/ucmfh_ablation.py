@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", default=["hm", "shapes"], choices=["hm", "shapes"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--bits", type=int, default=64)
-    parser.add_argument("--json", type=Path, help="also write the mean scores here")
+    parser.add_argument("--out", type=Path, help="also write the mean scores here")
     options = parser.parse_args()
     if "hm" in options.sets and not (options.data / "features.npz").is_file():
         sys.exit(f"{options.data} has no features.npz; name the folder of the set with --data, or pass --sets shapes")
@@ -158,8 +158,8 @@ def main() -> int:
             failed += value < least
             console.print(f"{'PASS' if value >= least else 'FAIL'}  {sentence}: {value:.3f} (at least {least:.3f})")
         kept[name] = scores
-    if options.json:
-        options.json.write_text(json.dumps(kept, indent=1) + "\n")
+    if options.out:
+        options.out.write_text(json.dumps(kept, indent=1) + "\n")
     return failed
 
 

@@ -76,3 +76,9 @@ def test_the_version_stands_in_one_place():
     text = (ROOT / "pyproject.toml").read_text()
     assert f'version = "{bitfuse.__version__}"' in text
     assert importlib.metadata.version("bitfuse") == bitfuse.__version__
+
+
+def test_the_table_of_methods_in_the_readme_is_fresh():
+    script = ROOT / "scripts" / "method_table.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

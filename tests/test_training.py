@@ -37,9 +37,24 @@ def samples(n=400, *, labels=False, text=True):
 
 def test_the_default_method_follows_the_data():
     assert training.default_choice(samples(labels=True), Aligned()).method == "clipmh"
-    pairs = training.default_choice(samples(), Aligned())
-    assert (pairs.method, dict(pairs.parameters)) == ("itq", {"aligned": True, "rotation_from": "image"})
-    assert dict(training.default_choice(samples(), None).parameters) == {}
+    assert training.default_choice(samples(), Aligned()).method == "ucmfh"
+    assert training.default_choice(samples(), None).method == "ucmfh"
+    for few in (samples(100), samples(text=False)):
+        choice = training.default_choice(few, Aligned())
+        assert (choice.method, dict(choice.parameters)) == ("itq", {"aligned": True, "rotation_from": "image"})
+    assert dict(training.default_choice(samples(text=False), None).parameters) == {}
+
+
+def test_ucmfh_learns_from_whole_pairs_within_a_limit(monkeypatch):
+    some = samples(400)
+    some.views["text"][:100] = np.nan
+    choice = training.Choice("ucmfh", {}, "")
+    assert training.training_rows(some, choice).ids == some.ids[100:]
+    assert training.training_rows(some, training.Choice("itq", {}, "")) is some
+    monkeypatch.setattr(training, "MOST_PAIRS", 50)
+    drawn = training.training_rows(some, choice)
+    assert len(drawn) == 50
+    assert set(drawn.ids) < set(some.ids[100:])
 
 
 def test_pictures_without_texts_answer_to_words():

@@ -62,7 +62,7 @@ def _shapes() -> Dataset:
     """A small world of shapes as the pocket backbone sees it, kept for the process."""
     encoder = backbone("pocket", light=True)
     parts: dict[str, Samples] = {}
-    for i, (part, n) in enumerate({"train": 240, "query": 60, "gallery": 240}.items()):
+    for i, (part, n) in enumerate({"train": 320, "query": 80, "gallery": 320}.items()):
         samples = shapes.generate(n, seed=11, start=1000 * i)
         pictures = [open_image(image) for image in samples.images or () if image is not None]
         views = {"image": encoder.encode("image", pictures), "text": encoder.encode("text", samples.texts or ())}

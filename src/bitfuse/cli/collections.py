@@ -36,7 +36,7 @@ from bitfuse.errors import CollectionError, InputError
 
 if TYPE_CHECKING:
     from bitfuse.data.base import Samples
-    from bitfuse.search.collection import Collection, Hit
+    from bitfuse.search.collection import Hit
 
 ShopArg = Annotated[Path, typer.Argument(help="A collection that `index` made.")]
 
@@ -121,9 +121,11 @@ def index(
 
 def print_hits(hits: list[Hit], title: str) -> None:
     """The hits as a table: rank, distance, id, text and the attributes that have a value."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column, style in (("#", "dim"), ("distance", ""), ("id", "bold"), ("text", ""), ("attributes", "dim")):
-        table.add_column(column, style=style, no_wrap=True, overflow="ellipsis")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, expand=True)
+    for column, style in (("#", "dim"), ("distance", ""), ("id", "bold")):
+        table.add_column(column, style=style)
+    for column, style, ratio in (("text", "", 3), ("attributes", "dim", 2)):
+        table.add_column(column, style=style, ratio=ratio, no_wrap=True, overflow="ellipsis")
     for rank, hit in enumerate(hits, 1):
         item = hit.item
         shown = {k: v for k, v in item.items() if k not in ("id", "text", "image") and v is not None}

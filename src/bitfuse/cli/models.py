@@ -87,7 +87,7 @@ def fit(
     device: DeviceOpt = "cpu",
     json_out: JsonOpt = False,
 ) -> None:
-    """Learn a model. A tenth of the rows is held out by a hash of their ids, for `evaluate`; the list is saved with it."""
+    """Learn a model. A tenth of the rows, by hash of their ids, is held out for `evaluate`; the list is saved too."""
     from bitfuse.data.base import Dataset
     from bitfuse.pipeline import training
 

@@ -20,11 +20,17 @@ def edges(x: Tensor, anchors: Tensor, temperature: float) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Two graph convolutions, relu(((1 - p) A Z + p z) Theta), of rows and anchors: (m, d), (a, d) -> (m, h), (a, h)."""
+    """Two graph convolutions of rows and anchors: (m, d), (a, d) -> (m, hidden), (a, hidden).
+
+    Each is relu((p x + (1 - p) A Z) Theta): what a row keeps of itself, and its share of the anchors Z.
+    """
 
     def __init__(self, d: int, hidden: int, own: float, temperature: float) -> None:
         super().__init__()
-        self.layers = nn.ModuleList((nn.Linear(d, hidden), nn.Linear(hidden, hidden)))
+        layers = (nn.Linear(d, hidden), nn.Linear(hidden, hidden))
+        self.layers = nn.ModuleList(layers)
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # or four layers would fade what they are given
         self.own, self.temperature = own, temperature
 
     def forward(self, x: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ class ContextGate(nn.Module):
         return self.gates(x) * x
 
 
-class Gated(nn.Sequential):
+class Gated(nn.Module):
     """Modules one after the other over the views that are present, each times `scale`: what CLIPMH and DMMVH build.
 
     The scale sets how sharply gate and hash layer can turn within the epochs given.
@@ -59,7 +59,7 @@ class Gated(nn.Sequential):
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """The relaxed codes, (m, k)."""
         features = self.seen(x, present)
-        for module in self:
+        for module in self.children():
             features = module(features)
         return features
 
@@ -69,7 +69,7 @@ class Gated(nn.Sequential):
         with torch.no_grad():
             for part, here in zip(torch.split(x, block), torch.split(present, block)):
                 features = self.seen(part, here)
-                for module in self:
+                for module in self.children():
                     if isinstance(module, ContextGate):
                         gates = module.gates(features)
                         stuck += float(((gates < 0.01) | (gates > 0.99)).float().mean()) * len(part) / len(x)

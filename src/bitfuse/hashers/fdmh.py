@@ -95,7 +95,7 @@ class FDMH(Hasher):
             W = [V @ p.T @ i for p, i in zip(phi, inverse)]
             h = np.array([((V - w @ p) ** 2).sum() + self.lam * (w**2).sum() for w, p in zip(W, phi)])
             alpha = power_weights(h, self.r)
-            R = procrustes(B @ V.T)
+            R = update_rotation(B, V)
             P = update_projection(P, B, L, z)
             V = update_latent(W, phi, alpha**self.r, R, B, self.beta)
             B = balanced_signs(self.beta * R @ V + self.gamma * z[:, None] * (P @ L))
@@ -123,6 +123,11 @@ def standardised(state: State, batch: Batch) -> dict[str, Real]:
 def balanced_signs(A: Real) -> Real:
     """The B with B 1 = 0 (half of each row +1) that maximises tr(B^T A): sgn(A - row median). (k, n)."""
     return sign(A - np.median(A, axis=1, keepdims=True))
+
+
+def update_rotation(B: Real, V: Real) -> Real:
+    """The R with R^T R = I that minimises ||B - R V||_F: R = Q U^T of V B^T = U S Q^T. (k, k)."""
+    return procrustes(B @ V.T)
 
 
 def update_latent(W: list[Real], phi: list[Real], weights: Real, R: Real, B: Real, beta: float) -> Real:

@@ -120,7 +120,7 @@ class SAPMH(Hasher):
         eta = rho * k * S.scale / 6 if self.eta is None else self.eta
         B, H = S.start(k, rng).T, rng.standard_normal((n, q))
         Z, G = B, np.zeros_like(B)
-        mu = np.full(len(X), 1 / len(X))
+        mu, energy = np.full(len(X), 1 / len(X)), [float((x**2).sum()) for x in X]
         objective: list[float] = []
         for _ in range(self.n_iter):
             U = [basis(H * m[:, None], x, w, self.lam) for x, m, w in zip(X, masks, mu)]  # (q, a) each
@@ -130,7 +130,7 @@ class SAPMH(Hasher):
             B = update_codes(HW, S, Z, G, theta, rho, eta)
             Z = update_copy(HW, B, G, rho, eta)
             G = G + eta * (B - Z)
-            squares = np.array([((x - (H @ u) * m[:, None]) ** 2).sum() for x, u, m in zip(X, U, masks)])
+            squares = np.array([residual(x, e, H * m[:, None], u) for x, e, u, m in zip(X, energy, U, masks)])
             mu = inverse_weights(squares)
             ridge = self.lam * (sum(float((u**2).sum()) for u in U) + float((H**2).sum()))
             semantic = S.loss(k, B.T @ S.L1.T, HW.T @ S.L1.T, B.T @ B, HW.T @ HW)
@@ -179,6 +179,11 @@ def basis(H: Real, X: Real, mu: float, lam: float) -> Real:
     """U = (mu H^T H + lam I)^-1 mu H^T X over the rows that have the view. (q, a)."""
     ridge = lam * np.eye(H.shape[1])
     return np.asarray(np.linalg.solve(mu * H.T @ H + ridge, mu * H.T @ X), np.float64)
+
+
+def residual(X: Real, energy: float, H: Real, U: Real) -> float:
+    """||X - H U||_F^2, given ||X||_F^2, without a second array of the size of X."""
+    return max(0.0, energy - 2 * float(((H.T @ X) * U).sum()) + float(((H.T @ H) * (U @ U.T)).sum()))
 
 
 def regression(H: Real, B: Real, S: Similarity, theta: float, rho: float) -> Real:

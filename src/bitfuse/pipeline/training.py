@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitfuse.data.base import Dataset, Samples
-from bitfuse.data.split import holdout_mask
+from bitfuse.data.split import draws, holdout_mask
 from bitfuse.errors import InputError
 from bitfuse.features.base import Backbone
 from bitfuse.hashers import _persist, hasher
@@ -19,6 +20,11 @@ from bitfuse.hashers.base import Hasher
 
 IDS = "ids.json"
 """The attachment of a model that lists the ids it was trained on and those that were held out."""
+
+
+FEWEST_PAIRS = 256
+MOST_PAIRS = 10_000
+"""Pairs of picture and text that UCMFH learns from: fewer teach it too little, more take minutes (its cost is n^2)."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,37 @@ class Choice:
 def default_choice(samples: Samples, backbone: Backbone | None) -> Choice:
     """The method for this data where the user names none.
 
-    Labels: CLIPMH. Otherwise, views that share one space: ITQ with one rotation for all of them, learned on the
-    images, so that a photo without a text still answers to words. Otherwise: ITQ on the views side by side.
+    Labels: CLIPMH. Otherwise, pairs of picture and text: UCMFH (`benchmarks/ucmfh_ablation.py` has it beside ITQ).
+    Otherwise, views that share one space: ITQ with one rotation for all of them, learned on the images, so that a
+    photo without a text still answers to words. Otherwise: ITQ on the views side by side.
     """
     if samples.labelled.any():
         return Choice("clipmh", {}, f"{int(samples.labelled.sum())} of {len(samples)} rows carry labels")
+    pairs = int(complete(samples).sum()) if set(samples.views) == {"image", "text"} else 0
+    if pairs >= FEWEST_PAIRS:
+        return Choice("ucmfh", {}, f"no labels; {pairs} of {len(samples)} rows have picture and text")
     if backbone is not None and backbone.aligned and "image" in samples.views:
         return Choice("itq", {"aligned": True, "rotation_from": "image"}, f"no labels; views of {backbone.name} align")
     return Choice("itq", {}, "no labels, and views that do not share one space")
+
+
+def complete(samples: Samples) -> NDArray[np.bool_]:
+    """(n,) bool: the rows that lack no view."""
+    lacks = np.zeros(len(samples), bool)
+    for x in samples.views.values():
+        lacks |= np.isnan(x).all(axis=1)
+    return ~lacks
+
+
+def training_rows(samples: Samples, choice: Choice) -> Samples:
+    """The rows to fit on: for UCMFH those with both views, at most `MOST_PAIRS` of them, drawn by hash of id."""
+    if choice.method != "ucmfh":
+        return samples
+    rows = np.flatnonzero(complete(samples))
+    if len(rows) > MOST_PAIRS:
+        keys = draws([samples.ids[i] for i in rows.tolist()], "pairs")
+        rows = np.sort(rows[np.argsort(keys, kind="stable")[:MOST_PAIRS]])
+    return samples.take(rows)
 
 
 def training_views(samples: Samples, choice: Choice, backbone: Backbone | None) -> dict[str, Any]:
@@ -65,9 +94,10 @@ def fit(
     backbone: Backbone | None = None,
     device: str = "cpu",
 ) -> Hasher:
-    """Fit the chosen method on all of these samples (their views must be there)."""
+    """Fit the chosen method on these samples, whose views must be there; see `training_rows`."""
     if not samples.views:
         raise InputError("these samples have no features; run extract(samples, backbone) first")
+    samples = training_rows(samples, choice)
     model = hasher(choice.method, preset=preset, n_bits=n_bits, seed=seed, **choice.parameters)
     views = training_views(samples, choice, backbone)
     sources = dict(samples.sources)

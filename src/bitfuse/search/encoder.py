@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -118,19 +119,33 @@ class Encoder:
         Raises:
             CollectionError: the model was fitted on arrays, on several backbones, or its backbone has changed.
         """
+        return self._recorded(light=False)
+
+    @property
+    def query_backbone(self) -> Backbone:
+        """The same for a few queries: without torch, whose import takes seconds, where it is not there already."""
+        return self.backbone if "torch" in sys.modules or "backbone" in self.__dict__ else self._light
+
+    @cached_property
+    def _light(self) -> Backbone:
+        return self._recorded(light=True)
+
+    def _recorded(self, *, light: bool) -> Backbone:
         if self._given is not None:
             return self._given
-        found = {str(facts.get("backbone", _NO_BACKBONE)) for facts in self.sources.values()}
-        if len(found) != 1 or found == {_NO_BACKBONE}:
+        found = {(str(facts.get("backbone", _NO_BACKBONE)), facts.get("revision")) for facts in self.sources.values()}
+        names = {name for name, _ in found}
+        if len(found) != 1 or names == {_NO_BACKBONE}:
             raise CollectionError(
                 "this collection's model was fitted on arrays, so texts and pictures cannot be encoded here; "
                 "give views=, or fit with sources= (as `bitfuse fit` does)"
-                if found == {_NO_BACKBONE}
-                else f"this collection's model uses several backbones ({', '.join(sorted(found))}); give backbone="
+                if names == {_NO_BACKBONE}
+                else f"this collection's model uses several backbones ({', '.join(sorted(names))}); give backbone="
             )
         from bitfuse.features import backbone
 
-        loaded = backbone(found.pop())
+        name, revision = found.pop()
+        loaded = backbone(name, revision=revision, light=light)
         check_backbone(loaded, self.sources)
         return loaded
 
@@ -139,7 +154,7 @@ class Encoder:
         """Whether a row of one view can be compared with a row of another."""
         if any(facts.get("backbone", _NO_BACKBONE) == _NO_BACKBONE for facts in self.sources.values()):
             return False
-        return len(set(self.widths.values())) == 1 and self.backbone.aligned
+        return len(set(self.widths.values())) == 1 and self.query_backbone.aligned
 
     def check_rows(self, views: Mapping[str, Any]) -> ViewRows:
         """Precomputed views of one item or query, checked: each (d,) or (1, d), finite; a wholly NaN row is dropped.
@@ -240,12 +255,12 @@ class Encoder:
         if text is not None:
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"text must be a non-empty string, got {text!r:.80}")
-            rows["text"] = self.backbone.encode("text", [text])[0]
+            rows["text"] = self.query_backbone.encode("text", [text])[0]
         if image is not None:
             from bitfuse.features.images import open_image
 
             source = image if isinstance(image, bytes) else Path(image)
-            rows["image"] = self.backbone.encode("image", [open_image(source)])[0]
+            rows["image"] = self.query_backbone.encode("image", [open_image(source)])[0]
         return rows
 
     def query_codes(self, rows: ViewRows, weights: Mapping[str, float] | None) -> list[tuple[Codes, float]]:
