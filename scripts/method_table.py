@@ -10,6 +10,7 @@ BEGIN, END = "<!-- methods: written by scripts/method_table.py -->\n", "<!-- end
 
 
 def table() -> str:
+    """The table as Markdown."""
     rows = method_table()
     shown = [{**row, "name": f"`{row['name']}`"} for row in rows]
     cells = [[("yes" if v else "-") if isinstance(v, bool) else str(v) for v in row.values()] for row in shown]
@@ -18,6 +19,7 @@ def table() -> str:
 
 
 def main() -> None:
+    """Rewrite the block between the marks, or compare it."""
     text = README.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)

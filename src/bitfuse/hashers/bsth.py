@@ -36,7 +36,8 @@ class BSTH(FusedNetwork):
     All norms are means over their entries; R counts how often two labels meet, per row, with ones on its diagonal.
 
     Parameters:
-        beta_1, beta_2, beta_3: weights of stage 2. The paper takes 1e-4 for beta_2 on NUS-WIDE.
+        beta_1, beta_2, beta_3: weights of stage 2. The paper takes .01 for beta_2, 1e-4 on NUS-WIDE, too little to keep
+            bits from being the same for all rows.
         gamma_1, gamma_2, gamma_3, gamma_4: weights of stage 1. The paper takes .01 for gamma_4, which leaves some bits
             of the targets the same for all rows where labels are few.
         prototype_epochs: steps of stage 1, on all rows at once.
@@ -46,8 +47,8 @@ class BSTH(FusedNetwork):
         dropout: in the transformers and on the positions. The paper takes .5.
         scaling: of the views; batch normalisation follows the first layer.
         view_dropout: share of the rows of a batch that lose the tokens of some views, so that a part is answered.
-        epochs, batch_size, learning_rate: of Adam. The paper takes 300 epochs of batches of 1024 at 1e-3; smaller batches
-            make more steps of an epoch and need fewer epochs.
+        epochs, batch_size, learning_rate: of Adam. The paper takes 300 epochs of batches of 1024 at 1e-3; smaller
+            batches make more steps of an epoch and need fewer epochs.
         validation: share of the training rows that are held out to choose the best epoch; 0 trains to the end.
         patience: epochs without a better ranking of the held-out rows before training stops.
 
@@ -71,7 +72,7 @@ class BSTH(FusedNetwork):
     """
 
     beta_1: float = 1.0
-    beta_2: float = 0.01
+    beta_2: float = 0.3
     beta_3: float = 1.0
     gamma_1: float = 0.001
     gamma_2: float = 100.0
@@ -91,6 +92,7 @@ class BSTH(FusedNetwork):
     reference = "doi:10.1145/3477495.3531947"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {
+            "beta_2": 0.01,
             "gamma_4": 0.01,
             "hidden": {"image": 2048, "text": 1024},
             "concept": 128,
