@@ -83,7 +83,7 @@ class BSTH(FusedNetwork):
     concept: int = 32
     layers: int = 2
     dropout: float = 0.1
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 64
     learning_rate: float = 3e-3
 
