@@ -40,10 +40,6 @@ NAMES = [
 ]
 
 KNOWN_FAILURES: dict[tuple[str, str], str] = {
-    ("bsth", "no_dead_bits"): (
-        "its bits are tied to label prototypes, and with the few labels of this check some prototypes agree in a bit "
-        "for every label, which the balance term of its first stage does not prevent"
-    ),
     ("mah", "beats_lsh"): (
         "its non-negative factors follow the few largest groups of the scenes: level with LSH there (.393 and .398), "
         "though far above it on real product features"
