@@ -62,9 +62,9 @@ class BSTH(FusedNetwork):
 
     Deviations from the paper: it needs every view of a row; here a view that a row lacks adds no tokens, and dropped
     tokens in training prepare for it. The balance term is squared as in the paper's text; the public code sums h^L
-    with its sign, which has no minimum. A quarter of the paper's widths, few epochs and the choice of the best one on
-    held-out rows keep training within minutes on two processors; `preset="published"` has the paper's constants. Any
-    number of views.
+    with its sign, which has no minimum. A quarter of the paper's widths, 20 epochs and the choice of the best
+    one on held-out rows keep training on 5,000 rows within three minutes on two processors; `preset="published"` has
+    the paper's constants. Any number of views.
 
     References:
         Tan, Zhu, Guan, Li, Cheng, Bit-aware Semantic Transformer Hashing for Multi-modal Retrieval, SIGIR 2022,
