@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -169,13 +170,14 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=10**9, help="distinct rows of features")
     parser.add_argument("--child", choices=["opened", "grown"])
     parser.add_argument("--path", type=Path)
+    parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.child:
         print(json.dumps({"opened": opened, "grown": grown}[asked.child](asked.path)))
         return
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "shop"
-        facts = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        facts: dict[str, Any] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
         facts |= {
             "bitfuse": bf.__version__,
             "numpy": np.__version__,
@@ -184,6 +186,19 @@ def main() -> None:
         facts |= child("grown", path)
         facts |= child("opened", path)
     print(json.dumps(facts, indent=1))
+    bars = {
+        "add at least 20,000 items a second": facts["add_items_per_s"] >= 20_000,
+        "open in at most 2 s": facts["open_and_search_s"] <= 2,
+        "resident memory": facts["bytes_per_item_resident"] <= facts["allowed_bytes_per_item"],
+        **{f"filter of {k}": facts["ratio_to_unfiltered"][k] <= 2 for k in ("50 %", "1 %", "0.01 %")},
+    }
+    facts |= {"bars": bars, "load": round(os.getloadavg()[0], 2)}
+    if asked.out:
+        temporary = asked.out.with_name(asked.out.name + ".partial")
+        temporary.write_text(json.dumps(facts, indent=1) + "\n")
+        temporary.replace(asked.out)
+    if not all(bars.values()):
+        raise SystemExit("below the bar: " + ", ".join(name for name, kept in bars.items() if not kept))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Exact search against FAISS's flat binary index: a million random codes, k = 100, one thread each, rounds interleaved.
 
     python benchmarks/search_faiss.py [--out benchmarks/results/search_faiss.json]
-    python benchmarks/search_faiss.py --approximate          # recall and speed of the approximate tier instead
 
 The claim is a ratio for each code length and batch size (`BARS`). A round times ours, then FAISS, on the same queries;
 the median of the rounds' ratios counts. Distances must be equal, ids too wherever they decide (FAISS leaves the order
@@ -31,7 +30,6 @@ import numpy as np  # noqa: E402
 
 from bitfuse import Codes, ScanIndex  # noqa: E402
 from bitfuse.bench.facts import environment  # noqa: E402
-from bitfuse.index.faiss import FaissIndex  # noqa: E402
 from bitfuse.index.linear import LinearIndex  # noqa: E402
 
 BARS = {300: {64: 8, 128: 4, 256: 3.5, 512: 3}, 1: {64: 3, 128: 1.2, 256: 1.1, 512: 1.1}}  # batch -> bits -> times
@@ -117,33 +115,6 @@ def measure(n: int, n_bits: int, batches: list[int], rounds: int, k: int) -> lis
     return found
 
 
-def approximate(n: int, n_bits: int, k: int) -> list[dict[str, Any]]:
-    """Recall and speed of the inverted file on clustered codes (on random ones every approximation fails)."""
-    rng = np.random.default_rng(0)
-    centres = rng.integers(0, 2, (2000, n_bits), dtype=np.uint8)
-
-    def drawn(m: int) -> Codes:
-        return Codes.from_bits(centres[rng.integers(0, 2000, m)] ^ (rng.random((m, n_bits)) < 0.1))
-
-    codes, queries = Codes.concatenate([drawn(50_000) for _ in range(n // 50_000)]), drawn(300)
-    exact, found = ScanIndex(n_bits, threads=1), []
-    exact.add(codes)
-    exact.warm()
-    exact.search(queries, k=k)
-    for probes in (4, 16, 64, 256):
-        near = FaissIndex(n_bits, probes=probes)
-        near.add(codes)
-        near.search(queries[:1], k=k)
-        faiss.omp_set_num_threads(1)
-        *mine, (best, _) = clocked(lambda: exact.search(queries, k=k))
-        *theirs, (reached, _) = clocked(lambda near=near: near.search(queries, k=k))
-        recall = float(((reached <= best[:, -1:]) & (reached >= 0)).mean())
-        row = {"bits": n_bits, "probes": probes, "recall": round(recall, 4)}
-        found.append({**row, "times_faster_than_exact": round(mine[0] / theirs[0], 2)})
-        print(json.dumps(found[-1]), flush=True)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=1_000_000)
@@ -151,19 +122,15 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[300, 16, 1])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--k", type=int, default=100)
-    parser.add_argument("--approximate", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
 
     report: dict[str, Any] = {"size": {"codes": args.n, "k": args.k}}
-    if args.approximate:
-        report["approximate"] = [row for bits in args.bits for row in approximate(args.n, bits, args.k)]
-    else:
-        report["claim"] = {f"batch of {batch}": bars for batch, bars in BARS.items()}
-        report["exact"] = [r for bits in args.bits for r in measure(args.n, bits, args.batches, args.rounds, args.k)]
-        report["first_search_seconds_wall_and_processor"] = {bits: first_search(bits) for bits in args.bits}
-        print(json.dumps(report["first_search_seconds_wall_and_processor"]))
+    report["claim"] = {f"batch of {batch}": bars for batch, bars in BARS.items()}
+    report["exact"] = [r for bits in args.bits for r in measure(args.n, bits, args.batches, args.rounds, args.k)]
+    report["first_search_seconds_wall_and_processor"] = {bits: first_search(bits) for bits in args.bits}
+    print(json.dumps(report["first_search_seconds_wall_and_processor"]))
     commit = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     report["commit"] = subprocess.run(
         commit, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
@@ -175,7 +142,7 @@ def main() -> None:
         temporary = args.out.with_name(args.out.name + ".partial")
         temporary.write_text(json.dumps(report, indent=1) + "\n")
         temporary.replace(args.out)
-    missed = [r for r in report.get("exact", []) if r["bar"] and r["times_faster"]["processor"] < r["bar"]]
+    missed = [r for r in report["exact"] if r["bar"] and r["times_faster"]["processor"] < r["bar"]]
     if missed:
         raise SystemExit("below the bar: " + ", ".join(f"{r['bits']} bits, batch {r['batch']}" for r in missed))
 

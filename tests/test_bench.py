@@ -470,7 +470,8 @@ def test_data_without_the_views_of_the_model_is_refused():
 
 def test_a_result_holds_all_that_made_it(tmp_path):
     data = made_up()
-    result = evaluate(fitted(Projection, data, sharpness=2.0), data, "clipmh2023", threads=1)
+    with pytest.warns(DataWarning, match="this data set does not name its own"):
+        result = evaluate(fitted(Projection, data, sharpness=2.0), data, "clipmh2023", threads=1)
     result.save(tmp_path / "result.json")
     facts = json.loads((tmp_path / "result.json").read_text())
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]

@@ -19,7 +19,7 @@ from bitfuse.data.table import read_folder, read_table
 from bitfuse.errors import BitfuseWarning, DataWarning, InputError, UnknownName
 from bitfuse.features.images import open_image
 from bitfuse.pipeline import cache as cache_module
-from bitfuse.pipeline import extract as extract_module
+from bitfuse.pipeline import flow
 from bitfuse.pipeline.cache import FeatureCache, cache_dir
 from bitfuse.pipeline.datasets import dataset
 from bitfuse.pipeline.extract import extract, stream
@@ -172,7 +172,7 @@ def test_a_backbone_that_gives_nan_costs_that_row_only(tmp_path):
 
 
 def test_large_pictures_shorten_the_batches(monkeypatch):
-    monkeypatch.setattr(extract_module, "_PIXELS", 1000)
+    monkeypatch.setattr(flow, "PIXELS", 1000)
     samples = coloured(100)
     toy = Toy()
     done, _ = extract(samples, toy)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import bitfuse
+from bitfuse.data.read import read
+from bitfuse.errors import MissingDependency
 from bitfuse.hashers import _TABLE, hasher, hasher_class, hashers
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +27,7 @@ def modules_after(code: str) -> set[str]:
     ("code", "unwanted"),
     [
         ("import bitfuse", HEAVY_AT_START),
-        ("import bitfuse.cli.collections, bitfuse.cli.demo, bitfuse.cli.models, bitfuse.cli.upkeep", HEAVY_AT_START),
+        ("import bitfuse.cli; bitfuse.cli.register()", HEAVY_AT_START),
         ("import bitfuse; [bitfuse.hasher(name) for name in bitfuse.hashers()]", HEAVY),
     ],
 )
@@ -82,3 +84,11 @@ def test_the_table_of_methods_in_the_readme_is_fresh():
     script = ROOT / "scripts" / "method_table.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_an_extra_the_error_names_it(tmp_path, monkeypatch):
+    table = tmp_path / "items.parquet"
+    table.write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependency, match=r"bitfuse\[parquet\]"):
+        read(table)

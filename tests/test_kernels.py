@@ -42,7 +42,6 @@ def network(
     masks = np.zeros((bounds.shape[0], 4), np.uint64)
     some = np.zeros(bounds.shape[0], np.bool_)
     for bound in range(bounds.shape[0]):
-        kernels._set_bound(bound, bound, bounds)
         some[bound] = kernels._sliced_closer(
             tables, picks, 0, bounds, bound * bounds.shape[1], valid, masks[bound], tag
         )
@@ -61,7 +60,7 @@ def test_the_mask_of_the_adder_network_is_exact_for_every_bound(n_words: int) ->
     for query in (words[3], words[0], ~words[0]):
         picks = np.zeros((1, n_groups), np.uint16)
         kernels._set_picks(query.copy(), n_words, picks)
-        bounds = np.zeros((n_bits + 2, n_bits.bit_length()), np.uint64)
+        bounds = kernels._bounds(n_words)
         planes, tables = np.zeros(12 * n_groups, np.uint64), np.zeros(64 * n_groups, np.uint64)
         masks, some = network(
             strips.reshape(-1), query, n_words, picks, planes, tables, bounds, valid, (0,) * n_words
@@ -125,16 +124,18 @@ def test_groups_are_numbered_by_first_occurrence_and_list_their_rows() -> None:
         assert [rows[a:b].tolist() for a, b in pairwise(starts)] == list(expected.values())
 
 
-@pytest.mark.parametrize("k", [1, 30, 2000])
-def test_groups_expand_to_the_nearest_rows(k: int) -> None:
-    """2000 answers take the numpy way, 30 the compiled one."""
-    words, queries = random_words(60, 1)[RNG.integers(0, 60, 3000)] & np.uint64(0xFF), random_words(9, 1)
+@pytest.mark.parametrize("sliced", [False, True])
+@pytest.mark.parametrize("distinct", [3, 60, 700])
+@pytest.mark.parametrize("k", [1, 7, 30, 400, 2000])
+def test_groups_stand_for_the_nearest_rows(k: int, distinct: int, sliced: bool) -> None:
+    """Few large groups, of which the last distance is cut within, and many small ones that interleave."""
+    words = random_words(distinct, 1)[RNG.integers(0, distinct, 3000)] & np.uint64(0xFFF)
+    queries = np.concatenate([words[:3], random_words(9, 1)])
     groups, count = kernels.group_codes(words, 3000)
     _, starts, members = kernels.list_members(groups, count, NONE)
-    distinct = in_strips(words[members[starts[:-1]]])
-    near, found, sizes = kernels.nearest(distinct, 0, count, queries, k, 65, NONE, sliced=False)
-    answer = kernels.expand_groups(near, found, sizes, starts, members)
-    for got, expected in zip(answer, reference(words, queries, k, 65, NONE)[:2], strict=True):
+    together = in_strips(words[members[starts[:-1]]])
+    answer = kernels.nearest(together, 0, count, queries, k, 65, NONE, starts, members, sliced=sliced)
+    for got, expected in zip(answer, reference(words, queries, k, 65, NONE), strict=True):
         np.testing.assert_array_equal(got, expected)
 
 

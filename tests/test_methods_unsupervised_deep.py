@@ -175,6 +175,16 @@ def test_parameters_that_mean_nothing_are_refused(parameters, message):
         fitted(**parameters)
 
 
+def test_the_guide_is_the_view_whose_neighbours_have_something_in_common():
+    noise = np.random.default_rng(1).standard_normal((len(VIEWS["image"]), 24)).astype(np.float32)
+    for first, second in (("image", "noise"), ("noise", "image")):
+        views = {"image": VIEWS["image"], "noise": noise}
+        model = bf.hasher("ucmfh", n_bits=16, epochs=1, hidden=16, fusion="none").fit(
+            {v: views[v] for v in (first, second)}
+        )
+        assert model.log["guide"] == "image"
+
+
 def test_more_neighbours_than_rows_are_clamped_with_a_warning():
     with pytest.warns(DataWarning, match="300"):
         fitted(neighbours=301)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tests.oracles import metrics as oracle
 
-from bitfuse import metrics
+from bitfuse import Codes, Protocol, metrics, score
+from bitfuse.bench.protocol import TIE_RULES
 from bitfuse.errors import InputError, UnknownName
 
 
@@ -33,15 +34,51 @@ def test_average_precision_is_what_listing_every_order_gives(divisor, ties):
             same(got, oracle.average_precision(n.tolist(), r.tolist(), cut, divisor, ties))
 
 
+@pytest.mark.parametrize("ties", metrics.TIES)
 @pytest.mark.parametrize("empty", metrics.EMPTY)
 @pytest.mark.parametrize("divisor", metrics.DIVISORS)
-def test_the_rule_for_empty_queries_on_many_queries_at_once(divisor, empty):
+def test_the_rule_for_empty_queries_on_many_queries_at_once(divisor, empty, ties):
     width = max(len(n) for n, _, _ in CASES)
     n, r = (np.stack([np.pad(c[i], (0, width - len(c[i]))) for c in CASES]) for i in (0, 1))
     assert (r.sum(axis=1) == 0).any()
-    got = metrics.mean(metrics.average_precision(n, r, 4, divisor), empty)
-    rows = [oracle.average_precision(a.tolist(), b.tolist(), 4, divisor, "expectation") for a, b in zip(n, r)]
+    got = metrics.mean(metrics.average_precision(n, r, 4, divisor, ties), empty)
+    rows = [oracle.average_precision(a.tolist(), b.tolist(), 4, divisor, ties) for a, b in zip(n, r)]
     same(got, oracle.mean(rows, empty))
+
+
+def coded(seed):
+    """Two queries and up to seven items of two or three bits: most distances are shared, some queries have nothing."""
+    rng = np.random.default_rng(seed)
+    n_bits, items, share = int(rng.integers(2, 4)), int(rng.integers(3, 8)), rng.choice([0.15, 0.5, 0.9])
+    bits = [rng.integers(0, 2, (rows, n_bits)) for rows in (2, items)]
+    return bits, [rng.random((rows, 2)) < share for rows in (2, items)], int(rng.integers(1, items + 1))
+
+
+@pytest.mark.parametrize("ties", TIE_RULES)
+@pytest.mark.parametrize("divisor", metrics.DIVISORS)
+def test_scores_of_200_random_sets_of_codes_with_heavy_ties(divisor, ties):
+    """From codes to the mean over queries, for every divisor, tie rule and rule for empty queries, pair by pair."""
+    undefined = 0
+    for seed in range(200):
+        (q_bits, g_bits), (y_q, y_g), k = coded(seed)
+        wanted = []
+        for bits, labels in zip(q_bits, y_q):
+            distance = [sum(int(a != b) for a, b in zip(bits, other)) for other in g_bits]
+            relevant = [any(a and b for a, b in zip(labels, other)) for other in y_g]
+            if ties == "row order":
+                order = sorted(range(len(distance)), key=lambda i: (distance[i], i))
+                wanted.append(oracle.ap_of_ranking([relevant[i] for i in order], k, divisor))
+            else:
+                n = [distance.count(d) for d in range(len(bits) + 1)]
+                r = [sum(hit for hit, at in zip(relevant, distance) if at == d) for d in range(len(bits) + 1)]
+                wanted.append(oracle.average_precision(n, r, k, divisor, ties))
+        undefined += sum(map(math.isnan, wanted))
+        for empty in metrics.EMPTY:
+            protocol = Protocol(name="t", k=k, divisor=divisor, ties=ties, empty=empty)
+            got = score(Codes.from_bits(q_bits), Codes.from_bits(g_bits), y_q, y_g, protocol, threads=1)
+            same(got.ap.tolist(), wanted)
+            same(got.map, oracle.mean(wanted, empty))
+    assert undefined > 50
 
 
 @pytest.mark.parametrize("divisor", metrics.DIVISORS)

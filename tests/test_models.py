@@ -46,7 +46,7 @@ def test_saving_again_replaces(saved):
     _, path = saved
     bf.hasher("lsh", n_bits=16).fit(VIEWS).save(path)
     assert bf.load(path).n_bits == 16
-    assert sorted(p.name for p in path.iterdir()) == ["model.json", "weights.safetensors"]
+    assert sorted(p.name for p in path.iterdir()) == ["familiar.safetensors", "model.json", "weights.safetensors"]
 
 
 def test_a_directory_that_is_no_model_is_left_alone(tmp_path):

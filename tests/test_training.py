@@ -94,7 +94,7 @@ def saved(tmp_path):
 
 def test_a_model_is_judged_on_its_held_out_ids(saved):
     path, everything, train, heldout = saved
-    dataset = training.judged_split(path, everything)
+    dataset = training.judged_split(path, everything, "everything")
     assert dataset.query.ids == heldout.ids
     assert dataset.gallery.ids == train.ids == dataset.train.ids
     assert dataset.notes["queries"] == "held out at fit"
@@ -105,14 +105,14 @@ def test_a_model_is_judged_on_its_held_out_ids(saved):
 def test_rows_that_were_trained_on_are_no_queries(saved):
     path, _, train, _ = saved
     with pytest.raises(InputError, match="were used to train"):
-        training.judged_split(path, train)
+        training.judged_split(path, train, "train")
 
 
 def test_other_data_is_split_by_id(saved):
     path, *_ = saved
     other = samples(500)
     other = Samples(tuple(f"other-{i}" for i in range(500)), views=other.views)
-    dataset = training.judged_split(path, other)
+    dataset = training.judged_split(path, other, "other")
     assert dataset.notes["queries"].startswith("other data")
     assert len(dataset.train) == 0
     assert len(dataset.query) + len(dataset.gallery) == 500

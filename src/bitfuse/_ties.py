@@ -83,5 +83,6 @@ def _harmonic_gap(start: Counts, length: Counts) -> Floats:
     near = _HARMONIC[np.minimum(end, _EXACT)] - _HARMONIC[np.minimum(start, _EXACT)]
     a, b = np.maximum(start, _EXACT).astype(np.float64), np.maximum(end, _EXACT).astype(np.float64)
     far = np.log1p((b - a) / a) - (b - a) / (2 * a * b)
-    far += (a**-2 - b**-2) / 12 - (a**-4 - b**-4) / 120 + (a**-6 - b**-6) / 252
+    a, b = 1 / (a * a), 1 / (b * b)
+    far += (a - b) / 12 - (a * a - b * b) / 120 + (a * a * a - b * b * b) / 252
     return np.asarray(near + far, np.float64)

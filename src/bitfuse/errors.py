@@ -8,6 +8,8 @@ BitfuseError
 ├── DamagedFile                         something on disk is missing, truncated or changed
 ├── UnknownFormat                       something on disk was written by a newer version
 ├── CollectionError                     a collection refuses: other model, other process, closed
+├── ServiceError                        a Bitfuse server refuses, fails or cannot be reached
+│   └── Overloaded                      it is busy, and says when to try again
 └── MissingDependency (also ImportError)   an optional package is not installed
 
 BitfuseWarning (UserWarning)
@@ -73,6 +75,32 @@ class UnknownFormat(BitfuseError):
 
 class CollectionError(BitfuseError):
     """A collection refuses the call: another model, another writer, or it is closed."""
+
+
+class ServiceError(BitfuseError):
+    """A Bitfuse server refuses, fails or cannot be reached.
+
+    Attributes:
+        status: HTTP status; None where no answer came.
+        kind: what the server calls the problem, such as `"not-found"`; "" where it did not say.
+        request_id: by which the server's log names the request; "" where it did not say.
+    """
+
+    def __init__(self, message: str, status: int | None = None, kind: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.status, self.kind, self.request_id = status, kind, request_id
+
+
+class Overloaded(ServiceError):
+    """A Bitfuse server is busy.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(self, message: str, status: int, kind: str, request_id: str, retry_after: float) -> None:
+        super().__init__(message, status, kind, request_id)
+        self.retry_after = retry_after
 
 
 class MissingDependency(BitfuseError, ImportError):

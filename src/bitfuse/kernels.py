@@ -7,6 +7,7 @@ take the numpy twin where it is False (`NUMBA_DISABLE_JIT=1`). Functions release
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ParamSpec, TypeVar
 
 import numba
@@ -52,7 +53,7 @@ STRIP, BLOCK = 16, 256
 _GROUP = 3  # bit positions whose 8 query patterns share one table: 3 beat 1, 4, 5 and 7
 NO_GROUPS = np.empty(0, np.int32)
 _AHEAD = 512  # words that the direct scan fetches ahead: long codes then wait for memory half as long
-_INSERTED = 1024  # answers up to which an insertion sort orders rows of equal distance
+_SAMPLED = 1 << 18  # rows from which a sample pays for one query too; below, a first search need not compile it
 _ENTRIES = 8 << _GROUP  # words of a group's table: 8 patterns, two planes of 4 words each
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 _LANES = ir.VectorType(_I64, 4)
@@ -248,75 +249,177 @@ def _lowest_bit(typing: Any, word: Any) -> Any:
 @_jit(no_cpython_wrapper=True)
 def _offer(
     row: int, distance: int, k: int, starts: NDArray[np.int32], q: int, state: NDArray[np.int64],
-    counts: NDArray[np.int32], kept: NDArray[np.uint16], rows: NDArray[np.int32],
+    counts: NDArray[np.int32], kept: NDArray[np.int64],
 ) -> None:  # fmt: skip
     """Keep a candidate that is closer than the bound; let the bound fall; make room when the buffer is full.
 
     `state[q]` holds the bound, the candidates below it (fewer than k), those in the buffer, and the members of the
     candidates below bound - 1. Rows arrive in ascending order, so that of candidates at the bound itself the first are
     the ones to keep. Groups may not be weighed by their members there: a later group may hold earlier rows than the
-    second member of this one. `counts[q]` are candidates by distance, and behind them their members.
+    second member of this one. `counts[q, d]` are the candidates at a distance, and for groups also their members.
     """
-    bound, below, size, members = state[q, 0], state[q, 1], state[q, 2], state[q, 3]
-    kept[q, size] = distance
-    rows[q, size] = row
-    size += 1
-    counts[q, distance] += 1
-    below += 1
+    bound, below, size, members = state[q, 0], state[q, 1] + 1, state[q, 2] + 1, state[q, 3]
+    kept[q, size - 1] = distance << 32 | row
+    counts[q, distance, 0] += 1
     if len(starts):
-        half = counts.shape[1] // 2
         weight = starts[row + 1] - starts[row]
-        counts[q, half + distance] += weight
+        counts[q, distance, 1] += weight
         if distance < bound - 1:
             members += weight
         while members >= k:
             bound -= 1
-            below -= counts[q, bound]
-            members -= counts[q, half + bound - 1]
+            below -= counts[q, bound, 0]
+            members -= counts[q, bound - 1, 1]
     while below >= k:
         bound -= 1
-        below -= counts[q, bound]
+        below -= counts[q, bound, 0]
         if len(starts) and bound:
-            members -= counts[q, counts.shape[1] // 2 + bound - 1]
+            members -= counts[q, bound - 1, 1]
     if size == kept.shape[1]:
         ties, full, size = k - below, size, 0
         for i in range(full):
-            if kept[q, i] < bound or (kept[q, i] == bound and ties > 0):
-                ties -= kept[q, i] == bound
+            at = kept[q, i] >> 32
+            if at < bound or (at == bound and ties > 0):
+                ties -= at == bound
                 kept[q, size] = kept[q, i]
-                rows[q, size] = rows[q, i]
                 size += 1
     state[q, 0], state[q, 1], state[q, 2], state[q, 3] = bound, below, size, members
 
 
+@_jit(no_cpython_wrapper=True)
+def _order(
+    k: int, first_bound: int, q: int, state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.int64],
+    ordered: NDArray[np.int64],
+) -> int:  # fmt: skip
+    """Order a buffer by (distance, row), a stable counting sort, into `ordered`; the number of answers."""
+    bound, below = state[q, 0], state[q, 1]
+    ties = k - below if bound < first_bound else 0
+    place = 0
+    for d in range(bound):  # no candidate below the bound was ever dropped: the counts tell where each goes
+        place += counts[q, d, 0]
+        counts[q, d, 0] = place - counts[q, d, 0]
+    last: int = below
+    for i in range(state[q, 2]):
+        d = kept[q, i] >> 32
+        if d < bound:
+            place = counts[q, d, 0]
+            counts[q, d, 0] += 1
+        elif d == bound and ties > 0:
+            ties -= 1
+            place = last
+            last += 1
+        else:
+            continue
+        ordered[place] = kept[q, i]
+    return last
+
+
 @_jit()
 def _finish(
-    k: int, first_bound: int, state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.uint16],
-    rows: NDArray[np.int32], distances: NDArray[np.int32], found: NDArray[np.int64],
+    k: int, first_bound: int, state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.int64],
+    distances: NDArray[np.int32], found: NDArray[np.int64], ordered: NDArray[np.int64],
 ) -> None:  # fmt: skip
-    """Order each buffer by (distance, row), a stable counting sort; `state[:, 2]` becomes the number of answers."""
+    """Each query's answers in their order; `state[:, 2]` becomes the number of answers."""
     for q in range(len(state)):
-        bound, below = state[q, 0], state[q, 1]
-        ties = k - below if bound < first_bound else 0
-        place = 0
-        for d in range(bound):  # no candidate below the bound was ever dropped: the counts tell where each goes
-            place += counts[q, d]
-            counts[q, d] = place - counts[q, d]
-        last = below
-        for i in range(state[q, 2]):
-            d = int(kept[q, i])
-            if d < bound:
-                place = counts[q, d]
-                counts[q, d] += 1
-            elif d == bound and ties > 0:
-                ties -= 1
-                place = last
-                last += 1
-            else:
-                continue
-            distances[q, place] = d
-            found[q, place] = rows[q, i]
-        state[q, 2] = last
+        size = _order(k, first_bound, q, state, counts, kept, ordered)
+        for i in range(size):
+            distances[q, i] = ordered[i] >> 32
+            found[q, i] = ordered[i] & 0xFFFFFFFF
+        state[q, 2] = size
+
+
+@_jit()
+def _finish_groups(
+    k: int, first_bound: int, state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.int64],
+    distances: NDArray[np.int32], found: NDArray[np.int64], ordered: NDArray[np.int64], starts: NDArray[np.int32],
+    members: NDArray[np.int32], room: NDArray[np.int32], edges: NDArray[np.int64],
+) -> None:  # fmt: skip
+    """`_finish` with members in place of groups. On its own: what compiles in a first search should be little."""
+    for q in range(len(state)):
+        size = _order(k, first_bound, q, state, counts, kept, ordered)
+        state[q, 2] = _expand(ordered, size, starts, members, distances[q], found[q], room, edges)
+
+
+@_jit(no_cpython_wrapper=True)
+def _expand(
+    ordered: NDArray[np.int64], size: int, starts: NDArray[np.int32], members: NDArray[np.int32],
+    distances: NDArray[np.int32], found: NDArray[np.int64], room: NDArray[np.int32], edges: NDArray[np.int64],
+) -> int:  # fmt: skip
+    """The nearest members of groups ordered by (distance, number), by (distance, row); how many there are.
+
+    Groups are numbered by first row, so the k nearest groups by (distance, number) hold the k nearest rows. The members
+    of each group ascend: those at one distance are runs to merge, of which only the smallest are of use.
+    """
+    k, done, i = len(found), 0, 0
+    while i < size and done < k:
+        distance, need, runs, filled, side = ordered[i] >> 32, k - done, 0, 0, 0
+        end = i
+        while end < size and ordered[end] >> 32 == distance:
+            end += 1
+        limit, sure = 0, 0  # enough rows are below the limit: the first few of every group
+        for j in range(i, end):
+            start = starts[ordered[j] & 0xFFFFFFFF]
+            length = min(starts[(ordered[j] & 0xFFFFFFFF) + 1] - start, -(-need // (end - i)))
+            limit, sure = max(limit, members[start + length - 1] + 1), sure + length
+        if sure < need:
+            limit = 0x7FFFFFFF
+        for j in range(i, end):
+            group = ordered[j] & 0xFFFFFFFF
+            start = starts[group]
+            stop = min(starts[group + 1], start + need)
+            if members[start] >= limit:
+                break  # so do all later groups at this distance
+            if runs == 0 or members[start] < room[side, filled - 1]:
+                edges[runs] = filled
+                runs += 1
+            while start < stop and members[start] < limit:
+                room[side, filled] = members[start]
+                filled += 1
+                start += 1
+            if filled >= 2 * need:
+                filled, side = _merge_runs(room, side, edges, runs, filled, need)
+                runs, limit = 1, room[side, need - 1]
+        i = end
+        filled, side = _merge_runs(room, side, edges, runs, filled, need)
+        for j in range(filled):
+            distances[done + j] = distance
+            found[done + j] = room[side, j]
+        done += filled
+    return done
+
+
+@_jit(no_cpython_wrapper=True)
+def _merge_runs(
+    room: NDArray[np.int32], side: int, edges: NDArray[np.int64], runs: int, filled: int, need: int
+) -> tuple[int, int]:
+    """Merge ascending runs, which begin at `edges` of one side of `room`, into one of the `need` smallest."""
+    edges[runs] = filled
+    while runs > 1:
+        source, target = room[side], room[1 - side]
+        end, merged = 0, 0
+        for run in range(0, runs, 2):
+            i, last = edges[run], edges[run + 1]
+            j, stop = last, edges[min(run + 2, runs)]
+            edges[merged] = end
+            most = end + min(need, stop - i)
+            while i < last and j < stop and end < most:
+                first, second = source[i], source[j]
+                target[end] = min(first, second)
+                i += first < second
+                j += second < first
+                end += 1
+            while i < last and end < most:
+                target[end] = source[i]
+                i += 1
+                end += 1
+            while j < stop and end < most:
+                target[end] = source[j]
+                j += 1
+                end += 1
+            merged += 1
+        edges[merged] = end
+        runs, side, filled = merged, 1 - side, end
+    return min(filled, need), side
 
 
 @_jit(no_cpython_wrapper=True)
@@ -330,8 +433,7 @@ def _distance(codes: Words, row: int, queries: Words, q: int, n_words: int) -> i
 @_jit()
 def _scan_direct(
     codes: Words, first: int, last: int, queries: Words, tag: tuple[int, ...], k: int, allow: NDArray[np.bool_],
-    starts: NDArray[np.int32], state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.uint16],
-    rows: NDArray[np.int32],
+    starts: NDArray[np.int32], state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.int64],
 ) -> None:  # fmt: skip
     """Measure every code, sixteen at a time; a run of blocks stays in the cache while all queries pass over it."""
     n_words = len(tag)
@@ -344,17 +446,46 @@ def _scan_direct(
                     for row in range(start, min(start + STRIP, last)):
                         distance = _distance(codes, row, queries, q, n_words)
                         if distance < bound and (len(allow) == 0 or allow[row]):
-                            _offer(row, distance, k, starts, q, state, counts, kept, rows)
+                            _offer(row, distance, k, starts, q, state, counts, kept)
                             bound = state[q, 0]
+
+
+@_jit()
+def _sample(
+    codes: Words, first: int, last: int, queries: Words, tag: tuple[int, ...], k: int, allow: NDArray[np.bool_],
+    starts: NDArray[np.int32], state: NDArray[np.int64], counts: NDArray[np.int32],
+) -> None:  # fmt: skip
+    """Begin with bounds that enough codes of a sample keep: fewer of those that are met first become candidates."""
+    n_words, n_strips = len(tag), (last - first) // STRIP
+    weight = (starts[last] - starts[first]) // max(1, last - first) if len(starts) else 1
+    wanted = min(max(n_strips // 256, 4 * k // (STRIP * max(1, weight))), n_strips // 16, 256)
+    if wanted * STRIP * weight < k:
+        return
+    for q in range(len(state)):
+        for i in range(wanted):
+            start = first + i * n_strips // wanted * STRIP
+            for row in range(start, start + STRIP):
+                if len(allow) == 0 or allow[row]:
+                    distance = _distance(codes, row, queries, q, n_words)
+                    counts[q, distance, 0] += starts[row + 1] - starts[row] if len(starts) else 1
+        total = 0
+        for d in range(counts.shape[1]):
+            total += counts[q, d, 0]
+            counts[q, d, 0] = 0
+            if total >= k and d + 1 < state[q, 0]:
+                state[q, 0] = d + 1
 
 
 @_jit()
 def _set_picks(queries: Words, n_words: int, picks: NDArray[np.uint16]) -> None:
     """Per query and group of bit positions, where in the group's table its pattern stands, in words."""
     for q in range(len(picks)):
-        for bit in range(64 * n_words):
-            if queries[q * n_words + (bit >> 6)] >> np.uint64(bit & 63) & np.uint64(1):
-                picks[q, bit // _GROUP] += 8 << bit % _GROUP
+        for group in range(picks.shape[1]):
+            word, shift = _GROUP * group >> 6, _GROUP * group & 63
+            pattern = queries[q * n_words + word] >> np.uint64(shift)
+            if shift > 64 - _GROUP and word + 1 < n_words:
+                pattern |= queries[q * n_words + word + 1] << np.uint64(64 - shift)
+            picks[q, group] = 8 * (pattern & np.uint64((1 << _GROUP) - 1))
 
 
 @_jit(no_cpython_wrapper=True)
@@ -378,31 +509,30 @@ def _set_valid(block: int, last: int, allow: NDArray[np.bool_], valid: Words) ->
                 valid[row & 3] |= np.uint64(1) << np.uint64((row & 255) >> 2)
 
 
-@_jit(no_cpython_wrapper=True)
-def _set_bound(q: int, bound: int, bounds: Words) -> None:
-    for bit in range(bounds.shape[1]):
-        bounds[q, bit] = ~np.uint64(0) if bound >> bit & 1 else np.uint64(0)
+@_jit()
+def _set_bounds(bounds: Words) -> None:
+    """Row b: the planes of the number b, every plane all ones or all zeros."""
+    for bound in range(len(bounds)):
+        for bit in range(bounds.shape[1]):
+            bounds[bound, bit] = ~np.uint64(0) if bound >> bit & 1 else np.uint64(0)
 
 
 @_jit()
 def _scan_sliced(
     codes: Words, first: int, last: int, queries: Words, tag: tuple[int, ...], k: int, allow: NDArray[np.bool_],
-    starts: NDArray[np.int32], state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.uint16],
-    rows: NDArray[np.int32],
+    starts: NDArray[np.int32], state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.int64],
     picks: NDArray[np.uint16], planes: Words, tables: Words, bounds: Words, masks: Words,
 ) -> None:  # fmt: skip
     """Bit-sliced: tables of a block of 256 codes are built once and shared by all queries; only hits are measured."""
     n_words = len(tag)
     valid, closer = masks[0], masks[1]
-    for q in range(len(state)):
-        _set_bound(q, state[q, 0], bounds)
     for block in range(first // BLOCK, -(-last // BLOCK)):
         _set_valid(block, last, allow, valid)
         _slice_block(codes, block, n_words, planes, tables)
         for q in range(len(state)):
-            if not _sliced_closer(tables, picks, q * picks.shape[1], bounds, q * bounds.shape[1], valid, closer, tag):
+            limit = state[q, 0] * bounds.shape[1]
+            if not _sliced_closer(tables, picks, q * picks.shape[1], bounds, limit, valid, closer, tag):
                 continue
-            bound = state[q, 0]
             columns = closer[0] | closer[1] | closer[2] | closer[3]
             while columns:
                 column = _lowest_bit(columns)
@@ -412,23 +542,13 @@ def _scan_sliced(
                         row = block * BLOCK + 4 * column + lane
                         distance = _distance(codes, row, queries, q, n_words)
                         if distance < state[q, 0]:
-                            _offer(row, distance, k, starts, q, state, counts, kept, rows)
-            if state[q, 0] != bound:
-                _set_bound(q, state[q, 0], bounds)
+                            _offer(row, distance, k, starts, q, state, counts, kept)
 
 
 def nearest(
-    strips: Words,
-    first: int,
-    last: int,
-    queries: Words,
-    k: int,
-    bound: int,
-    allow: NDArray[np.bool_],
-    starts: NDArray[np.int32] = NO_GROUPS,
-    *,
-    sliced: bool,
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    strips: Words, first: int, last: int, queries: Words, k: int, bound: int, allow: NDArray[np.bool_],
+    starts: NDArray[np.int32] = NO_GROUPS, members: NDArray[np.int32] = NO_GROUPS, *, sliced: bool,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
     """The k nearest rows of `first` to `last` that are allowed and closer than `bound`, by (distance, row).
 
     Args:
@@ -439,8 +559,8 @@ def nearest(
         k: at least 1.
         bound: distances from here on are left out; at most 64 n_words + 1.
         allow: empty, or per row of `strips` whether it may be found.
-        starts: empty, or of groups as of `list_members`: rows stand for groups of so many members each, and only as
-            many are returned as surely hold the k nearest members.
+        starts, members: empty, or groups as of `list_members`, in whose order `strips` holds one code each: the rows
+            that are found are then members.
         sliced: scan bit planes, which pays for a dozen queries and more, or code by code.
 
     Returns:
@@ -450,42 +570,38 @@ def nearest(
     if not COMPILED:
         return _nearest_numpy(strips, first, last, queries, k, bound, allow)
     n_queries, n_words = queries.shape
-    room = min(max(4 * k, 1024), last - first + 1)
     state = np.zeros((n_queries, 4), np.int64)
     state[:, 0] = bound
-    counts = np.zeros((n_queries, (64 * n_words + 1) * (2 if len(starts) else 1)), np.int32)
-    kept, rows = np.empty((n_queries, room), np.uint16), np.empty((n_queries, room), np.int32)
+    counts = np.zeros((n_queries, 64 * n_words + 1, 2 if len(starts) else 1), np.int32)
+    kept = np.empty((n_queries, min(max(4 * k, 1024), last - first + 1)), np.int64)
     codes, asked, tag = strips.reshape(-1), np.ascontiguousarray(queries).reshape(-1), (0,) * n_words
+    if sliced or last - first >= _SAMPLED:
+        _sample(codes, first, last, asked, tag, k, allow, starts, state, counts)
+    given = (codes, first, last, asked, tag, k, allow, starts, state, counts, kept)
     if sliced:
         n_groups = -(-64 * n_words // _GROUP)
-        picks = np.zeros((n_queries, n_groups), np.uint16)
+        picks = np.empty((n_queries, n_groups), np.uint16)
         _set_picks(asked, n_words, picks)
         planes, tables = np.zeros(4 * _GROUP * n_groups, np.uint64), _aligned(n_groups * _ENTRIES)
-        bounds, masks = np.empty((n_queries, (64 * n_words).bit_length()), np.uint64), np.empty((2, 4), np.uint64)
-        _scan_sliced(
-            codes,
-            first,
-            last,
-            asked,
-            tag,
-            k,
-            allow,
-            starts,
-            state,
-            counts,
-            kept,
-            rows,
-            picks,
-            planes,
-            tables,
-            bounds,
-            masks,
-        )
+        _scan_sliced(*given, picks, planes, tables, _bounds(n_words), np.empty((2, 4), np.uint64))
     else:
-        _scan_direct(codes, first, last, asked, tag, k, allow, starts, state, counts, kept, rows)
+        _scan_direct(*given)
     distances, found = np.full((n_queries, k), -1, np.int32), np.full((n_queries, k), -1, np.int64)
-    _finish(k, bound, state, counts, kept, rows, distances, found)
+    ordered = np.empty(k, np.int64)
+    if len(starts):
+        room, edges = np.empty((2, 3 * k), np.int32), np.empty(3 * k + 2, np.int64)
+        _finish_groups(k, bound, state, counts, kept, distances, found, ordered, starts, members, room, edges)
+    else:
+        _finish(k, bound, state, counts, kept, distances, found, ordered)
     return distances, found, state[:, 2].copy()
+
+
+@lru_cache
+def _bounds(n_words: int) -> Words:
+    """Every bound as planes, (64 n_words + 2, number of planes)."""
+    bounds = np.empty((64 * n_words + 2, (64 * n_words).bit_length()), np.uint64)
+    _set_bounds(bounds)
+    return bounds
 
 
 def _nearest_numpy(
@@ -624,58 +740,63 @@ def _list_members(
     return count
 
 
-def expand_groups(
-    distances: NDArray[np.int32], groups: NDArray[np.int64], sizes: NDArray[np.int64], starts: NDArray[np.int32],
-    members: NDArray[np.int32],
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:  # fmt: skip
-    """Turn the k nearest groups of each query into its k nearest rows by (distance, row); arrays as of `nearest`.
+# --- Sums of costs ----------------------------------------------------------------------------------------------------
 
-    Groups are numbered by first row, so the k nearest groups by (distance, number) hold the k nearest rows.
+
+def lightest(
+    packed: NDArray[np.uint8], table: NDArray[np.float32], k: int, bound: float, allow: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k allowed rows of least cost below `bound`, by (cost, row): costs and rows, (m,) each, m <= k.
+
+    Args:
+        packed: (n, w) uint8, codes.
+        table: (w, 256) float32, what each value of each byte costs.
+        k: at least 1.
+        bound: costs from here on are left out.
+        allow: (n,) whether a row may be found.
     """
-    near, rows = np.full_like(distances, -1), np.full_like(groups, -1)
-    if COMPILED and distances.shape[1] <= _INSERTED:
-        _expand_groups(distances, groups, sizes, starts, members, near, rows)
-        return near, rows
-    for q, size in enumerate(sizes):
-        picked = groups[q, :size]
-        lengths = starts[picked + 1] - starts[picked]
-        offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        keys = np.repeat(distances[q, :size].astype(np.int64) << 32, lengths)
-        keys |= members[np.repeat(starts[picked], lengths) + offsets]
-        keys = np.sort(keys)[: distances.shape[1]]
-        near[q, : len(keys)], rows[q, : len(keys)] = keys >> 32, keys & 0xFFFFFFFF
-    return near, rows
+    if COMPILED:
+        room = min(len(packed), max(4 * k, 4096)) + 1
+        costs, rows = np.empty(room, np.float32), np.empty(room, np.int64)
+        size = _lightest(packed, table, min(k, len(packed)), bound, allow, costs, rows)
+        costs, rows = costs[:size], rows[:size]
+    else:
+        costs = np.zeros(len(packed), np.float32)
+        for i in range(packed.shape[1]):
+            costs += table[i, packed[:, i]]
+        rows = np.flatnonzero(allow & (costs < bound))
+        costs = costs[rows]
+    order = np.argsort(costs, kind="stable")[:k]  # rows ascend
+    return costs[order], rows[order]
 
 
 @_jit()
-def _expand_groups(
-    distances: NDArray[np.int32], groups: NDArray[np.int64], sizes: NDArray[np.int64], starts: NDArray[np.int32],
-    members: NDArray[np.int32], near: NDArray[np.int32], rows: NDArray[np.int64],
-) -> None:  # fmt: skip
-    """Insertion sort within a distance: members ascend, and groups by their first, so that most rows are appended."""
-    k = rows.shape[1]
-    for q in range(len(distances)):
-        done, first = 0, 0
-        while first < sizes[q] and done < k:
-            distance, end = distances[q, first], done
-            while first < sizes[q] and distances[q, first] == distance:
-                group = groups[q, first]
-                for i in range(starts[group], starts[group + 1]):
-                    row = members[i]
-                    if end == k:
-                        if row > rows[q, k - 1]:
-                            break
-                        end -= 1
-                    place = end
-                    while place > done and rows[q, place - 1] > row:
-                        rows[q, place] = rows[q, place - 1]
-                        place -= 1
-                    rows[q, place] = row
-                    end += 1
-                first += 1
-            for i in range(done, end):
-                near[q, i] = distance
-            done = end
+def _lightest(
+    packed: NDArray[np.uint8], table: NDArray[np.float32], k: int, bound: float, allow: NDArray[np.bool_],
+    costs: NDArray[np.float32], rows: NDArray[np.int64],
+) -> int:  # fmt: skip
+    """Keep rows below the bound; when the room is full the k best stay, and the bound falls to the last of them."""
+    size = 0
+    for row in range(len(packed)):
+        cost = np.float32(0)
+        for i in range(packed.shape[1]):
+            cost += table[i, packed[row, i]]
+        if cost < bound and allow[row]:
+            costs[size] = cost
+            rows[size] = row
+            size += 1
+            if size == len(costs):
+                bound = np.partition(costs, k - 1)[k - 1]
+                ties, full, size = k, size, 0
+                for i in range(full):
+                    ties -= costs[i] < bound
+                for i in range(full):
+                    if costs[i] < bound or (costs[i] == bound and ties > 0):
+                        ties -= costs[i] == bound
+                        costs[size] = costs[i]
+                        rows[size] = rows[i]
+                        size += 1
+    return size
 
 
 # --- Evaluation -------------------------------------------------------------------------------------------------------

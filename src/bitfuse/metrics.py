@@ -121,12 +121,15 @@ def hits_at(n: Counts, r: Counts, k: int, ties: Ties = "expectation") -> Floats:
     _known("tie rule", ties, TIES)
     if (n.sum(axis=1) < k).any():
         raise InputError(f"precision or recall at {k} needs at least {k} items, the gallery has {n.sum(axis=1).min()}")
-    places = np.clip(k - _before(n), 0, n)
+    ends, rows = np.cumsum(n, axis=1), np.arange(len(n))
+    cut = (ends >= k).argmax(axis=1)  # the bucket that holds rank k
+    size, hits = n[rows, cut], r[rows, cut]
+    places = k - (ends[rows, cut] - size)
     if ties == "expectation":
-        inside = np.divide(places * r, n, out=np.zeros(n.shape), where=n > 0)
+        inside = places * hits / size
     else:
-        inside = np.minimum(r, places) if ties == "optimistic" else np.maximum(places - (n - r), 0)
-    return np.asarray(inside.sum(axis=1), np.float64)
+        inside = np.minimum(hits, places) if ties == "optimistic" else np.maximum(places - (size - hits), 0)
+    return np.asarray(np.cumsum(r, axis=1)[rows, cut] - hits + inside, np.float64)
 
 
 def precision_at(n: Counts, r: Counts, k: int, ties: Ties = "expectation") -> Floats:
@@ -199,8 +202,10 @@ def ndcg(n: Counts, gains: NDArray[Any], grades: Counts, k: int | None = None) -
 
     def discounted(counts: Counts, mean_gain: Floats) -> Floats:
         start = _before(counts)
-        inside = np.minimum(start + counts, cut)
-        return np.asarray((mean_gain * (discount[inside] - discount[np.minimum(start, cut)])).sum(axis=1), np.float64)
+        some = slice(0, int((start < cut).any(axis=0).sum()))  # starts grow: the buckets beyond add nothing
+        start, counts = start[:, some], counts[:, some]
+        inside = discount[np.minimum(start + counts, cut)] - discount[start.clip(max=cut)]
+        return np.asarray(np.einsum("qm,qm->q", mean_gain[:, some], inside), np.float64)
 
     best_first = np.asarray(grades)[:, ::-1]
     ideal = discounted(best_first, np.broadcast_to(gain(best_first.shape[1])[::-1], best_first.shape))

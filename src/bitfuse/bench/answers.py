@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ class Answer:
     Attributes:
         queries, gallery: rows judged on each side; rows that lack the views of the mode are left out.
         float_map: of the features themselves, by cosine; NaN without labels or where the views have other widths.
-        projected_map: of the values before the sign, by cosine; NaN without labels.
+        projected_map: of the values before the sign, by cosine; NaN without labels, and where only codes were kept.
         scores: of the codes; its relevance metrics are NaN without labels.
         neighbours: share of the 10 nearest items by the features' cosine that the 10 nearest codes hold, expected
             over ties; NaN where the features cannot be compared.
@@ -59,43 +60,67 @@ class Answer:
         }
 
 
+class Coder(typing.Protocol):
+    """Where the codes come from: a fitted method, or what a cell of a grid has stored."""
+
+    def code(self, coding: asking.Coding, rows: NDArray[np.intp]) -> tuple[Codes, asking.Reals | None]:
+        """Codes of these rows of the part, and the values before the sign where they are known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted method that codes a data set on the spot."""
+
+    hasher: Hasher
+    dataset: Dataset
+    device: str = "cpu"
+
+    def code(self, coding: asking.Coding, rows: NDArray[np.intp]) -> tuple[Codes, asking.Reals]:
+        """The sign of `project`, and its value."""
+        samples = self.dataset.query if coding.part == "query" else self.dataset.gallery
+        chosen = {name: samples.views[name][rows] for name in coding.views}
+        z = self.hasher.project(chosen, coding.space, device=self.device)
+        return Codes.from_real(z), z
+
+
 @dataclass(eq=False)
 class Examination:
     """One method before one data set: codes of the gallery are made once for all modes that share them."""
 
-    hasher: Hasher
+    subject: asking.Subject
+    coder: Coder
     dataset: Dataset
     protocol: Protocol
     views: tuple[str, ...]
     labelled: bool
-    device: str
     threads: int
     seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "score": 0.0})
-    galleries: dict[tuple[str, tuple[str, ...]], Codes] = field(default_factory=dict)
-    _values: dict[tuple[str, tuple[str, ...]], asking.Reals] = field(default_factory=dict)
+    galleries: dict[asking.Coding, Codes] = field(default_factory=dict)
+    _values: dict[asking.Coding, asking.Reals | None] = field(default_factory=dict)
 
     def answer(self, mode: asking.Mode) -> Answer | None:
         """Judge one mode; None where the method cannot answer it."""
-        space = asking.spaces(self.hasher, mode)
+        space = asking.spaces(self.subject, mode)
         if space is None:
             return None
         query, gallery = self.dataset.query, self.dataset.gallery
-        q_rows = asking.rows_with(query, mode.query, self.hasher)
-        g_rows = asking.rows_with(gallery, mode.gallery, self.hasher)
+        q_rows = asking.rows_with(query, mode.query, self.subject)
+        g_rows = asking.rows_with(gallery, mode.gallery, self.subject)
         if not len(q_rows) or not len(g_rows):
             return None
-        key = (space[1], mode.gallery)
+        key = asking.Coding("gallery", space[1], mode.gallery)
         if key not in self.galleries:
-            self._values[key] = self._project(gallery, g_rows, *key)
-            self.galleries[key] = Codes.from_real(self._values[key])
-        z_q, z_g = self._project(query, q_rows, space[0], mode.query), self._values[key]
+            self.galleries[key], self._values[key] = self._code(key, g_rows)
+        codes, z_q = self._code(asking.Coding("query", space[0], mode.query), q_rows)
+        z_g = self._values[key]
         started = time.perf_counter()
         labels = (_labels(query, q_rows), _labels(gallery, g_rows)) if self.labelled else None
         blank = np.zeros((len(q_rows), 1), bool), np.zeros((len(g_rows), 1), bool)
-        codes = Codes.from_real(z_q)
         y_q, y_g = labels or blank
         scores = score(codes, self.galleries[key], y_q, y_g, self.protocol, threads=self.threads)
-        projected = asking.rank_reals(asking.unit(z_q), asking.unit(z_g), labels, self.protocol)
+        projected_map = float("nan")
+        if z_q is not None and z_g is not None:
+            projected_map = asking.rank_reals(asking.unit(z_q), asking.unit(z_g), labels, self.protocol).map
         x = self._references(mode, q_rows, g_rows, gallery)
         float_map = neighbours = float("nan")
         if x is not None:
@@ -105,7 +130,7 @@ class Examination:
             neighbours = metrics.mean(metrics.recall_at(scores.counts.n, nearest, real.nearest.shape[1]))
         pairs = self._pairs(mode, space) if mode.crosses else {}
         self.seconds["score"] += time.perf_counter() - started
-        return Answer(len(q_rows), len(g_rows), float_map, projected.map, scores, neighbours, pairs)
+        return Answer(len(q_rows), len(g_rows), float_map, projected_map, scores, neighbours, pairs)
 
     def floors(self, first: Answer) -> dict[str, float]:
         """mAP of random codes and of one constant code, on the rows of the first mode that is answered."""
@@ -115,7 +140,7 @@ class Examination:
         constant = metrics.average_precision(n, r, self.protocol.k, self.protocol.divisor, ties)
         rng = np.random.default_rng(0)
         query, gallery = (
-            Codes.from_bits(rng.integers(0, 2, (len(part), self.hasher.n_bits)))
+            Codes.from_bits(rng.integers(0, 2, (len(part), self.subject.n_bits)))
             for part in (self.dataset.query, self.dataset.gallery)
         )
         everything = np.arange(len(query)), np.arange(len(gallery))
@@ -124,11 +149,11 @@ class Examination:
         random = score(query, gallery, y_q, y_g, judged, threads=self.threads).map
         return {"random codes": random, "constant": metrics.mean(constant, self.protocol.empty)}
 
-    def _project(self, samples: Samples, rows: NDArray[np.intp], space: str, views: tuple[str, ...]) -> asking.Reals:
+    def _code(self, coding: asking.Coding, rows: NDArray[np.intp]) -> tuple[Codes, asking.Reals | None]:
         started = time.perf_counter()
-        z = self.hasher.project({name: samples.views[name][rows] for name in views}, space, device=self.device)
+        coded = self.coder.code(coding, rows)
         self.seconds["encode"] += time.perf_counter() - started
-        return z
+        return coded
 
     def _references(
         self, mode: asking.Mode, q_rows: NDArray[np.intp], g_rows: NDArray[np.intp], gallery: Samples
@@ -153,7 +178,7 @@ class Examination:
         if len(rows) < 2:
             return {}
         ranks = tuple(k for k in PAIR_RANKS if k <= len(rows))
-        one, other = (Codes.from_real(self._project(query, rows, s, (v,))) for s, v in zip(space, (a, b)))
+        one, other = (self._code(asking.Coding("query", s, (v,)), rows)[0] for s, v in zip(space, (a, b)))
         blank = np.zeros((len(rows), 1), bool)
         n = histograms(one, other, blank, blank, self.threads).n
         own = _at(one, other, np.arange(len(rows))[:, None])

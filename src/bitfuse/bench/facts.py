@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bitfuse.bench.answers import Answer
-from bitfuse.bench.protocol import Protocol
+from bitfuse.bench.protocol import OPEN_LABELS, Protocol
 from bitfuse.codes import Codes
 from bitfuse.data.base import Dataset, Samples
 from bitfuse.hashers.base import Hasher
@@ -65,10 +65,19 @@ def remarks(
             f"protocol {protocol.name!r} wants {protocol.train_in_gallery} of the training rows in the gallery, "
             f"this data set has {dataset.train_in_gallery} there; the figure is not comparable with that protocol's"
         )
-    if diagnostics["largest_bucket"] >= _COLLAPSED or diagnostics["dead_bits"] >= _COLLAPSED * _bits(first):
+    found += _other_labels(dataset, protocol) if floors else []
+    useless = diagnostics["dead_bits"] + diagnostics["equal_bits"]
+    if diagnostics["largest_bucket"] >= _COLLAPSED or useless >= _COLLAPSED * _bits(first):
         found.append(
             f"the codes collapse: {diagnostics['distinct']:.1%} of them are distinct, the most frequent one covers "
-            f"{diagnostics['largest_bucket']:.0%} of the gallery, {diagnostics['dead_bits']} bits are dead"
+            f"{diagnostics['largest_bucket']:.0%} of the gallery, {diagnostics['dead_bits']} bits are dead, "
+            f"{diagnostics['equal_bits']} repeat another"
+        )
+    if protocol.k is not None and (tied := first.scores.ties_at(protocol.k)) > protocol.k:
+        low, high = first.scores.map_bounds
+        found.append(
+            f"at rank {protocol.k} stand {tied:.0f} items at the same distance, so their order decides: "
+            f"{protocol.metric} lies between {low:.3f} and {high:.3f}; use more bits, or judge the whole ranking"
         )
     if floors.get("constant", 0) >= _EASY:
         found.append(
@@ -85,6 +94,17 @@ def remarks(
             f"they {'are left out' if protocol.empty == 'omit' else 'count as 0'}"
         )
     return found
+
+
+def _other_labels(dataset: Dataset, protocol: Protocol) -> list[str]:
+    named = dataset.notes.get("label variant")
+    if protocol.label_variant == OPEN_LABELS or (named is not None and str(named) in protocol.label_variant):
+        return []
+    given = f"has {named}" if named else "does not name its own"
+    return [
+        f"protocol {protocol.name!r} is about {protocol.label_variant}, this data set {given}; "
+        "the figure is not comparable with that protocol's"
+    ]
 
 
 def environment(threads: int, seconds: dict[str, float]) -> dict[str, Any]:

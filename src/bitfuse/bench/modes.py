@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,9 @@ from bitfuse import metrics
 from bitfuse.bench.histograms import relevance
 from bitfuse.bench.protocol import Protocol
 from bitfuse.data.base import Samples
-from bitfuse.hashers.base import Hasher
 
 Reals = NDArray[np.float32]
+Part = Literal["query", "gallery"]
 NEIGHBOURS = 10
 """How many neighbours of the real-valued ranking the codes are asked to find again."""
 
@@ -40,6 +42,49 @@ class Mode:
         return not set(self.query) & set(self.gallery)
 
 
+class Known(typing.Protocol):
+    """What decides which modes a method answers: a `Hasher` has it, and a `Subject`."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """View -> columns that it was fitted on."""
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """The spaces that it codes in, the first by default."""
+
+    @property
+    def accepts_missing(self) -> str:
+        """`"none"`, `"query"` or `"train+query"`."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an examination knows of a method: enough to judge codes that it left behind.
+
+    Attributes:
+        method: its class, with the parameters that differ from their defaults.
+        n_bits, seed: of the hasher.
+        widths: view -> columns of the features that it was fitted on.
+        spaces, accepts_missing: the class facts of that name (`bitfuse.hashers.base.Hasher`).
+    """
+
+    method: str
+    n_bits: int
+    seed: int
+    widths: dict[str, int]
+    spaces: tuple[str, ...]
+    accepts_missing: str
+
+
+class Coding(NamedTuple):
+    """One set of codes that an examination asks for: a part of the data, coded in a space from these views."""
+
+    part: Part
+    space: str
+    views: tuple[str, ...]
+
+
 def modes(views: tuple[str, ...]) -> list[Mode]:
     """All modes of these views: all of them, each alone against all, each against each other."""
     if len(views) == 1:
@@ -49,25 +94,36 @@ def modes(views: tuple[str, ...]) -> list[Mode]:
     return listed + [Mode(f"{a}→{b}", (a,), (b,)) for a in views for b in views if a != b]
 
 
-def spaces(hasher: Hasher, mode: Mode) -> tuple[str, str] | None:
+def codings(subject: Known, views: tuple[str, ...]) -> list[Coding]:
+    """Every coding that judging a method in all modes of these views needs, each once."""
+    found: list[Coding] = []
+    for mode in modes(views):
+        space = spaces(subject, mode)
+        if space is not None:
+            found += [Coding("query", space[0], mode.query), Coding("gallery", space[1], mode.gallery)]
+            found += [Coding("query", space[1], mode.gallery)] * mode.crosses  # pairs are sought among the queries
+    return list(dict.fromkeys(found))
+
+
+def spaces(subject: Known, mode: Mode) -> tuple[str, str] | None:
     """The spaces in which a method codes the two sides of a mode, or None where it cannot answer.
 
     A space named after a view reads that view alone; the fused space answers with fewer views than it was trained on
     where the method accepts missing views.
     """
-    if mode.crosses and {*mode.query, *mode.gallery} <= set(hasher.spaces):
+    if mode.crosses and {*mode.query, *mode.gallery} <= set(subject.spaces):
         return mode.query[0], mode.gallery[0]
-    named = {*mode.query, *mode.gallery} <= set(hasher.spaces)
-    if "fused" in hasher.spaces:
-        whole = set(hasher.widths) == set(mode.query) == set(mode.gallery)
-        return ("fused", "fused") if whole or hasher.accepts_missing != "none" else None
+    named = {*mode.query, *mode.gallery} <= set(subject.spaces)
+    if "fused" in subject.spaces:
+        whole = set(subject.widths) == set(mode.query) == set(mode.gallery)
+        return ("fused", "fused") if whole or subject.accepts_missing != "none" else None
     return (mode.query[0], mode.gallery[0]) if named and len(mode.query) == len(mode.gallery) == 1 else None
 
 
-def rows_with(samples: Samples, views: tuple[str, ...], hasher: Hasher) -> NDArray[np.intp]:
+def rows_with(samples: Samples, views: tuple[str, ...], subject: Known) -> NDArray[np.intp]:
     """The rows that a method can code from these views: all of them present, or any where it accepts missing views."""
     present = np.array([~np.isnan(samples.views[name]).all(axis=1) for name in views])
-    kept = present.all(axis=0) if hasher.accepts_missing == "none" else present.any(axis=0)
+    kept = present.all(axis=0) if subject.accepts_missing == "none" else present.any(axis=0)
     return np.flatnonzero(kept)
 
 
@@ -141,6 +197,6 @@ def found_pairs(query: Reals, gallery: Reals, ranks: tuple[int, ...]) -> dict[in
     return {k: float((before < k).mean()) for k in ranks}
 
 
-def views_of(hasher: Hasher, available: Mapping[str, Reals]) -> tuple[str, ...]:
+def views_of(subject: Known, available: Mapping[str, Reals]) -> tuple[str, ...]:
     """The views that the method was fitted on and the data has, in the model's order."""
-    return tuple(name for name in hasher.widths if name in available)
+    return tuple(name for name in subject.widths if name in available)

@@ -15,6 +15,9 @@ Stance = Literal["either", "all", "none"]
 TIE_RULES: tuple[str, ...] = (*TIES, "row order")
 STANCES: tuple[str, ...] = get_args(Stance)
 
+OPEN_LABELS = "as the data set gives them"
+"""The label variant of a protocol that leaves it to the data set, whose notes name it."""
+
 _DIVIDED = {
     "R": "divided by all relevant items",
     "min(R,K)": "divided by min(R, K)",
@@ -51,7 +54,7 @@ class Protocol:
         selection: what models and epochs were chosen on.
         split: how train, query and gallery were drawn.
         seeds: of the splits and of training; a table gives their mean and standard deviation.
-        label_variant: which labels of the data set.
+        label_variant: which labels of the data set; `evaluate` warns where its notes name none of these.
         notes: what the source leaves open, and what stands here instead.
 
     Raises:
@@ -77,7 +80,7 @@ class Protocol:
     selection: str = "a part of the training set"
     split: str = "as the data set gives it, queries disjoint from gallery and train"
     seeds: tuple[int, ...] = (0, 1, 2)
-    label_variant: str = "as the data set gives it"
+    label_variant: str = OPEN_LABELS
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -144,7 +147,7 @@ PRESETS: dict[str, Protocol] = {
             selection="nothing that the paper names",
             split="100 positives drawn for each class, their union is the query set; the rest is the gallery; the "
             "training set is drawn from the gallery",
-            label_variant="24 labels (MIR-Flickr25K), 21 (NUS-WIDE), 80 (MS COCO)",
+            label_variant="24 labels (MIR-Flickr25K), 21 concepts (NUS-WIDE), 80 categories (MS COCO)",
             notes="The paper (arXiv 2308.11797) publishes neither its seed nor its rules for ties and empty queries: "
             "the expectation stands for the first, and its split leaves no query empty.",
         ),
@@ -158,7 +161,6 @@ PRESETS: dict[str, Protocol] = {
             split="as the authors' feature files give it; the first 4,992 training pairs; incomplete last batches of "
             "queries and gallery dropped",
             seeds=(2023,),
-            label_variant="as the authors' feature files give it",
             notes="The authors' evaluator sorts with an unstable argsort, so its order of ties is open; the "
             "expectation over all orders stands for it. Here no batch is dropped, no code reads the row's other view, "
             "and no row attends to its batch: each of the three changes the number.",

@@ -7,17 +7,20 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from bitfuse.bench import plots, tables
 from bitfuse.bench.run import Result
+from bitfuse.bench.sections import Section
 from bitfuse.bench.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 _THUMBNAIL = 160  # pixels of the longer side of a picture on the page
-_SHORT = 64  # the code length whose PR curves are drawn, where it was run
+SHORT = 64
+"""The code length whose curves and searches are shown, where it was run; else the longest."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,21 @@ def terminal(results: Sequence[Result]) -> Group:
     return Group(*parts)
 
 
-def markdown(results: Sequence[Result]) -> str:
-    """The same tables and texts as Markdown."""
+def markdown(results: Sequence[Result], sections: Sequence[Section] = ()) -> str:
+    """The same tables and texts as Markdown, with further sections after them; one of the two must be there."""
     parts = []
-    for group in tables.by_setting(results):
+    for group in tables.by_setting(results) if results or not sections else []:
         parts += [tables.of_results(group).markdown(), *tables.under(group)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts + [s.markdown().rstrip() for s in sections]) + "\n"
 
 
 def write_html(
-    results: Sequence[Result], path: str | Path, *, title: str = "Bitfuse report", grids: Sequence[Retrieved] = ()
+    results: Sequence[Result],
+    path: str | Path,
+    *,
+    title: str = "Bitfuse report",
+    grids: Sequence[Retrieved] = (),
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Write one HTML file that needs no other: tables, plots, searches with their pictures, protocol.
 
@@ -78,20 +86,21 @@ def write_html(
         path: the file to write; it appears whole or not at all.
         title: of the page.
         grids: searches to show.
+        sections: what else was measured; with these alone, `results` may be empty.
 
     Raises:
-        InputError: no result, or a picture that cannot be read.
+        InputError: neither a result nor a section, or a picture that cannot be read.
     """
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
     environment = Environment(loader=PackageLoader("bitfuse.bench"), autoescape=True, trim_blocks=True)
-    sections = []
-    for group in tables.by_setting(results):
+    settings = []
+    for group in tables.by_setting(results) if results or not sections else []:
         table, labelled = tables.of_results(group), any(r.floors for r in group)
         lengths = sorted({r.n_bits for r in group})
-        shown = _SHORT if _SHORT in lengths else lengths[-1]
-        sections.append(
+        shown = SHORT if SHORT in lengths else lengths[-1]
+        settings.append(
             {
                 "name": group[0].dataset,
                 "tiles": _tiles(group) if labelled else [],
@@ -100,12 +109,15 @@ def write_html(
                 "bits": Markup(plots.map_against_bits(group)) if labelled and len(lengths) > 1 else None,
                 "pr": Markup(plots.pr_curves(group, shown)) if labelled else None,
                 "shown": shown,
-                "details": [tables.of_result(r) for r in group],
+                "details": [tables.of_result(same[0]) for same in tables.grouped(group).values()],
+                "several": len(group) > len(tables.grouped(group)),
                 "under": tables.under(group),
             }
         )
     searches = [_search(grid) for grid in grids]
-    page = environment.get_template("report.html").render(title=title, sections=sections, searches=searches)
+    page = environment.get_template("report.html").render(
+        title=title, settings=settings, searches=searches, sections=[_drawn(s) for s in sections]
+    )
     target = Path(path)
     temporary = target.with_name(target.name + ".partial")
     temporary.write_text(page, encoding="utf-8")
@@ -113,17 +125,33 @@ def write_html(
     return target
 
 
+def _drawn(section: Section) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    paragraphs = [p for p in section.text.split("\n\n") if p.strip()]
+    figures = [Markup(svg) for svg in section.figures]
+    return {"title": section.title, "paragraphs": paragraphs, "table": section.table, "figures": figures}
+
+
 def _tiles(group: Sequence[Result]) -> list[tuple[str, str, str]]:
     """What a hurried reader should take home: the best method, the features, chance. (label, number, note)."""
     runs = max(tables.grouped(group).values(), key=lambda same: sum(r.map for r in same) / len(same))
-    best, first = runs[0], runs[0].first
+    best = runs[0]
     metric = best.protocol.metric
     n_bytes = -(-best.n_bits // 8)
     wide, number = 4 * sum(best.widths.values()), tables.number
     return [
         (f"{best.method}, {best.n_bits} bits", number([r.map for r in runs]), f"{metric}, {n_bytes} bytes an item"),
-        (tables.FEATURES, number(first.float_map), f"{metric} by cosine, {wide:,} bytes an item"),
-        ("random codes", number(best.floors["random codes"]), f"{metric} that knowing nothing gives"),
+        (
+            tables.FEATURES,
+            number(mean([r.first.float_map for r in runs])),
+            f"{metric} by cosine, {wide:,} bytes an item",
+        ),
+        (
+            "random codes",
+            number(mean([r.floors["random codes"] for r in runs])),
+            f"{metric} that knowing nothing gives",
+        ),
     ]
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from bitfuse.bench import facts
 from bitfuse.bench import modes as asking
-from bitfuse.bench.answers import Answer, Examination
+from bitfuse.bench.answers import Answer, Coder, Examination, Fitted
+from bitfuse.bench.beside import beside
 from bitfuse.bench.histograms import usable_threads
 from bitfuse.bench.protocol import Protocol
 from bitfuse.bench.scores import Scores, plain, score
@@ -22,7 +23,7 @@ from bitfuse.hashers.base import Hasher
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ["Answer", "Result", "Scores", "evaluate", "score"]
+__all__ = ["Answer", "Result", "Scores", "evaluate", "examine", "score", "subject_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,7 @@ class Result:
         diagnostics: of the gallery's codes: `distinct`, `largest_bucket`, `dead_bits`, `equal_bits`.
         environment: versions, processor, threads, seconds.
         notes: what a reader should know beside the numbers: of the data set, and the warnings given.
+        beside: the metric of the first mode on what training never saw (`bitfuse.bench.beside`); empty without labels.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Result:
     diagnostics: dict[str, float]
     environment: dict[str, Any]
     notes: list[str]
+    beside: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def map(self) -> float:
@@ -108,37 +111,58 @@ def evaluate(
         threads: None is one a processor that this process may use.
 
     Warns:
-        DataWarning: queries with the features of a gallery or training row, codes that collapse, relevant pairs so
-            common that a constant code scores well, rows left out, training rows where the protocol wants none.
+        DataWarning: queries with the features of a gallery or training row, codes that collapse, more ties at rank K
+            than K, relevant pairs so common that a constant code scores well, rows left out, training rows where the
+            protocol wants none, labels other than the protocol's.
 
     Raises:
         NotFitted: `fit` has not run.
         InputError: no views in common, or other widths.
     """
-    protocol = Protocol.of(protocol)
-    views = asking.views_of(hasher, dataset.query.views)
+    subject = subject_of(hasher)
+    result = examine(subject, Fitted(hasher, dataset, device), dataset, Protocol.of(protocol), threads=threads)
+    for remark in result.notes[len(dataset.notes) :]:
+        warnings.warn(remark, DataWarning, stacklevel=2)
+    return result
+
+
+def subject_of(hasher: Hasher) -> asking.Subject:
+    """What an examination needs to know of a fitted method."""
+    return asking.Subject(
+        facts.name_of(hasher), hasher.n_bits, hasher.seed, hasher.widths, hasher.spaces, hasher.accepts_missing
+    )
+
+
+def examine(
+    subject: asking.Subject, coder: Coder, dataset: Dataset, protocol: Protocol, *, threads: int | None = None
+) -> Result:
+    """Judge codes, wherever they come from; `evaluate` is this with a fitted method, and warns of the remarks.
+
+    Raises:
+        InputError: no views in common, or no mode that the method answers.
+    """
+    views = asking.views_of(subject, dataset.query.views)
     if not views:
         raise InputError(
-            f"the model was fitted on {list(hasher.widths)}, the data set {dataset.name!r} has the views "
+            f"the model was fitted on {list(subject.widths)}, the data set {dataset.name!r} has the views "
             f"{list(dataset.query.views)}; extract its features first, or evaluate it on the data it was made for"
         )
     labelled = bool(dataset.query.labelled.any() and dataset.gallery.labelled.any())
-    exam = Examination(hasher, dataset, protocol, views, labelled, device, threads or usable_threads())
+    exam = Examination(subject, coder, dataset, protocol, views, labelled, threads or usable_threads())
     answers = {mode.name: exam.answer(mode) for mode in asking.modes(views)}
     given = [a for a in answers.values() if a is not None]
     if not given:
-        raise InputError(f"{type(hasher).__name__} answers no query mode of the views {list(views)} on this data")
+        raise InputError(f"{subject.method} answers no query mode of the views {list(views)} on this data")
+    first = next(mode for mode in asking.modes(views) if answers[mode.name] is not None)
     floors = exam.floors(given[0]) if labelled else {}
     diagnostics = facts.diagnose(next(iter(exam.galleries.values())))
     remarks = facts.remarks(dataset, protocol, views, given[0], floors, diagnostics)
-    for remark in remarks:
-        warnings.warn(remark, DataWarning, stacklevel=2)
     parts = {"train": dataset.train, "query": dataset.query, "gallery": dataset.gallery}
     return Result(
-        method=facts.name_of(hasher),
-        n_bits=hasher.n_bits,
-        seed=hasher.seed,
-        widths=hasher.widths,
+        method=subject.method,
+        n_bits=subject.n_bits,
+        seed=subject.seed,
+        widths=subject.widths,
         dataset=dataset.name,
         sizes={name: len(part) for name, part in parts.items()},
         protocol=protocol,
@@ -147,4 +171,5 @@ def evaluate(
         diagnostics=diagnostics,
         environment=facts.environment(exam.threads, exam.seconds),
         notes=[f"{k}: {v}" for k, v in dataset.notes.items()] + remarks,
+        beside=beside(exam, first) if labelled and dataset.train.labels is not None else {},
     )

@@ -82,7 +82,7 @@ class Scores:
     def precision_within(self, radius: int) -> float:
         """Mean precision inside a Hamming ball; empty balls as the protocol says."""
         self._check_radius(radius)
-        values = metrics.precision_within(self.counts.n, self.counts.r, self.protocol.empty_ball)[:, radius]
+        values = self._precisions[:, radius]
         if self.protocol.empty_ball == "omit":
             values = values[self.counts.n[:, : radius + 1].any(axis=1)]
         return metrics.mean(values, self.protocol.empty)
@@ -90,7 +90,15 @@ class Scores:
     def recall_within(self, radius: int) -> float:
         """Mean share of a query's relevant items inside a Hamming ball."""
         self._check_radius(radius)
-        return metrics.mean(metrics.recall_within(self.counts.n, self.counts.r)[:, radius], self.protocol.empty)
+        return metrics.mean(self._recalls[:, radius], self.protocol.empty)
+
+    @cached_property
+    def _precisions(self) -> NDArray[np.float64]:
+        return metrics.precision_within(self.counts.n, self.counts.r, self.protocol.empty_ball)
+
+    @cached_property
+    def _recalls(self) -> NDArray[np.float64]:
+        return metrics.recall_within(self.counts.n, self.counts.r)
 
     @cached_property
     def pr_curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

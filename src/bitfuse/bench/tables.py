@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,12 @@ COLUMNS = (
     "float: cosine of the features; projected: cosine of the values before the sign; binary: the codes. "
     "worst, best: the bounds that the order of ties leaves open. 10-NN: share of the 10 items nearest by the features "
     "that the 10 nearest codes hold. R@1: share of queries whose own other view is the nearest of all queries'. "
-    "constant: one code for every item. -: the method cannot answer that mode."
+    "constant: one code for every item. no training rows: the gallery without them. -: the method cannot answer that "
+    "mode."
 )
 FEATURES = "the features"
+_SHORT_NOTE = 40  # characters up to which notes share a line
+_NAMED = 4  # rows named before a note that they share
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ def _mean(values: Sequence[float], digits: int = 3) -> str:
     return number(float(np.mean(values)), digits)
 
 
+def _middle(values: Mapping[int, float]) -> float | None:
+    return float(np.mean(list(values.values()))) if values else None
+
+
 def of_result(result: Result) -> Table:
     """One method: query modes down, the three columns and what the codes reach across."""
     tenth = bool(result.floors) and result.first.gallery >= 10
@@ -106,7 +114,7 @@ def of_result(result: Result) -> Table:
             cells += map(number, (answer.float_map, answer.projected_map, s.map, *s.map_bounds))
             cells += ([number(s.precision_at(10))] if tenth else []) + [number(s.ndcg())]
         rows.append((*cells, number(answer.neighbours), number(answer.pairs.get("binary", {}).get(1))))
-    for name, value in result.floors.items():
+    for name, value in {**result.floors, **result.beside}.items():
         rows.append((name, "", "", number(value)) + ("",) * (len(headings) - 4))
     metric = result.protocol.metric if result.floors else "neighbours and pairs (no labels)"
     return Table(f"{result.method}, {result.n_bits} bits, on {result.dataset}: {metric}", tuple(headings), rows)
@@ -132,8 +140,12 @@ def of_results(results: Sequence[Result]) -> Table:
         rows.append((method, str(bits), *cells, _mean([r.diagnostics["distinct"] for r in group], 2)))
     if not labelled:
         return Table(f"{first.dataset}: 10-NN and R@1 (no labels)", headings, rows, keys=2)
-    known = {m: a.float_map for r in results for m, a in r.modes.items() if a}
-    rows.append((FEATURES, "", "", "", *(number(known.get(m)) for m in modes), "", "", ""))
+    known: dict[str, dict[int, float]] = {}  # the same for all methods of a seed, save for rows that they cannot code
+    for r in results:
+        for m, a in r.modes.items():
+            if a is not None:
+                known.setdefault(m, {}).setdefault(r.seed, a.float_map)
+    rows.append((FEATURES, "", "", "", *(number(_middle(known.get(m, {}))) for m in modes), "", "", ""))
     for floor in dict.fromkeys(name for r in results for name in r.floors):
         value = _mean([r.floors[floor] for r in results if floor in r.floors])  # nearly the same at any length
         rows.append((floor, "", "", "", value, *("",) * (len(modes) + 2)))
@@ -157,30 +169,57 @@ def grouped(results: Iterable[Result]) -> dict[tuple[str, int], list[Result]]:
 
 
 def by_setting(results: Sequence[Result]) -> list[list[Result]]:
-    """Results that one table may hold: same data set, same sizes, same protocol."""
+    """Results that one table may hold: same data set, same protocol, and for each seed of a split the same sizes."""
     if not results:
         raise InputError("a report needs at least one result; run bitfuse.evaluate first")
-    settings: dict[tuple[object, ...], list[Result]] = {}
+    settings: list[tuple[list[Result], dict[int, dict[str, int]]]] = []
     for r in results:
-        settings.setdefault((r.dataset, tuple(r.sizes.items()), r.protocol), []).append(r)
-    return list(settings.values())
+        for group, sizes in settings:
+            same = (group[0].dataset, group[0].protocol) == (r.dataset, r.protocol)
+            if same and sizes.setdefault(r.seed, r.sizes) == r.sizes:
+                group.append(r)
+                break
+        else:
+            settings.append(([r], {r.seed: r.sizes}))
+    return [group for group, _ in settings]
 
 
 def under(results: Sequence[Result]) -> list[str]:
     """What stands under a table: sizes, protocol, meaning of the columns, remarks, and where it was computed."""
     first = results[0]
-    sizes = ", ".join(f"{n:,} {part}" for part, n in first.sizes.items())
+    sizes = ", ".join(f"{_span([r.sizes[part] for r in results])} {part}" for part in first.sizes)
     shared = [note for note in first.notes if all(note in r.notes for r in results)]
-    own = [f"{r.method}, {r.n_bits} bits: {note}" for r in results for note in r.notes if note not in shared]
+    short = [note for note in shared if len(note) <= _SHORT_NOTE]
+    own = _own([(f"{r.method}, {r.n_bits} bits", note) for r in results for note in r.notes if note not in shared])
     where = first.environment
     versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items())
     return [
         f"{first.dataset}: {sizes}. {first.protocol.describe()}",
         COLUMNS,
-        *shared,
-        *dict.fromkeys(own),
+        *(["; ".join(short)] if short else []),
+        *(note for note in shared if note not in short),
+        *own,
         f"Computed with {versions}, Python {where['python']}, on {where['processor']}, {where['threads']} thread(s).",
     ]
+
+
+def _span(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _own(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """Notes that not all rows share: each once, with the rows; those that differ in their numbers stand together."""
+    alike: dict[str, dict[str, list[str]]] = {}
+    for row, note in notes:
+        alike.setdefault(re.sub(r"[0-9][0-9.,]*", "#", note), {}).setdefault(note, []).append(row)
+    lines = []
+    for variants in alike.values():
+        rows = list(dict.fromkeys(row for found in variants.values() for row in found))
+        more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+        other = "; elsewhere with other numbers" if len(variants) > 1 else ""
+        lines.append(f"{', '.join(rows[:_NAMED])}{more}: {next(iter(variants))}{other}")
+    return lines
 
 
 def result_table(result: Result) -> Group:

@@ -80,9 +80,14 @@ def _top(version: bool = typer.Option(False, "--version", callback=_version, is_
     pass
 
 
+def register() -> None:
+    """Import the modules that add their verbs to `app`."""
+    from bitfuse.cli import ablations, bench, collections, copy, demo, encode, export, models, serve, tune, upkeep  # noqa: F401
+
+
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its code."""
-    from bitfuse.cli import collections, demo, models, upkeep  # noqa: F401  (they register their verbs)
+    register()
 
     warnings.showwarning = _show_warning
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

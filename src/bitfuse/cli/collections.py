@@ -36,9 +36,16 @@ from bitfuse.errors import CollectionError, InputError
 
 if TYPE_CHECKING:
     from bitfuse.data.base import Samples
+    from bitfuse.features.base import Backbone
+    from bitfuse.hashers.base import Hasher
     from bitfuse.search.collection import Hit
 
-ShopArg = Annotated[Path, typer.Argument(help="A collection that `index` made.")]
+ShopArg = Annotated[
+    str,
+    typer.Argument(
+        help="A collection that `index` made: a directory, or 'milvus://host:port/name?model=DIR'.", show_default=False
+    ),
+]
 
 
 def items_of(samples: Samples) -> Iterator[dict[str, Any]]:
@@ -60,7 +67,10 @@ def items_of(samples: Samples) -> Iterator[dict[str, Any]]:
 @app.command()
 def index(
     data: DataArg,
-    out_dir: Annotated[Path, typer.Option("--out", help="The collection to make.")],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="The collection to make, a directory.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Make it on a server instead: milvus://host:port/name; needs --model.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="A model that `fit` wrote; without one, a default is fitted.")
     ] = None,
@@ -75,13 +85,23 @@ def index(
     json_out: JsonOpt = False,
 ) -> None:
     """Make a searchable collection. Without --model, the default for what the data holds is fitted, and named."""
+    from bitfuse.cli.encode import index_shards
     from bitfuse.data.base import Dataset
     from bitfuse.hashers import _persist
     from bitfuse.pipeline import training
-    from bitfuse.search.collection import Collection
-    from bitfuse.search.columns import infer_types
+    from bitfuse.pipeline.shards import Shards
 
-    if out_dir.exists():
+    if (out_dir is None) == (store is None):
+        raise InputError("name where the collection is to be made: --out DIR, or --store milvus://host:port/name")
+    if Shards.at(data):
+        index_shards(data, out_dir, json_out)
+        return
+    if store is not None and model is None:
+        raise InputError(
+            "--store needs --model: a server does not hold the model, so fit one first "
+            "(bitfuse fit DATA --out model/) and keep its directory"
+        )
+    if out_dir is not None and out_dir.exists():
         raise CollectionError(
             f"{out_dir} exists; `bitfuse add` puts items into a collection, or choose a new directory"
         )
@@ -100,11 +120,23 @@ def index(
         err.print(f"no model given: fitting {choice.method} with {bits} bits ({choice.reason})")
         with err.status("fitting"):
             known = training.fit(samples, choice, n_bits=bits, backbone=encoder, device=device)
+    if store is not None and model is not None:
+        _index_on_server(store, samples, model, encoder, json_out)
+    elif out_dir is not None:
+        _index_in_directory(out_dir, samples, known, encoder, json_out)
+
+
+def _index_in_directory(
+    out_dir: Path, samples: Samples, model: Hasher, backbone: Backbone | None, json_out: bool
+) -> None:
+    from bitfuse.search.collection import Collection
+    from bitfuse.search.columns import infer_types
+
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
     try:
         attributes = infer_types(samples.attributes)
-        with Collection.create(partial / "new", model=known, backbone=encoder, filterable=attributes) as collection:
+        with Collection.create(partial / "new", model=model, backbone=backbone, filterable=attributes) as collection:
             with err.status(f"indexing {len(samples)} items"):
                 report = collection.add(items_of(samples))
                 collection.compact()
@@ -115,8 +147,25 @@ def index(
     if json_out:
         show_json(facts)
         return
-    out.print(f"{report.added} items in {out_dir}, {known.n_bits} bits each, by {type(known).__name__}")
+    out.print(f"{report.added} items in {out_dir}, {model.n_bits} bits each, by {type(model).__name__}")
     out.print(f'next: bitfuse search {out_dir} "words" ; bitfuse search {out_dir} --image picture.jpg')
+
+
+def _index_on_server(store: str, samples: Samples, model: Path, backbone: Backbone | None, json_out: bool) -> None:
+    from bitfuse.search.collection import Collection
+    from bitfuse.search.columns import infer_types
+
+    attributes = infer_types(samples.attributes)
+    with Collection.create(store, model=model, backbone=backbone, filterable=attributes) as collection:
+        with err.status(f"indexing {len(samples)} items"):
+            report = collection.add(items_of(samples))
+        facts = {"collection": store, "added": report.added, "skipped": report.skipped, **collection.stats()}
+    if json_out:
+        show_json(facts)
+        return
+    address = store if "model=" in store else f"{store}{'&' if '?' in store else '?'}model={model}"
+    out.print(f"{report.added} items in {store}, {facts['n_bits']} bits each, by {facts['method']}", markup=False)
+    out.print(f'next: bitfuse search "{address}" "words"', markup=False)
 
 
 def print_hits(hits: list[Hit], title: str) -> None:
@@ -145,6 +194,8 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     radius: Annotated[int | None, typer.Option(help="Only items within this Hamming distance.")] = None,
     rerank: Annotated[bool, typer.Option(help="Order the candidates by the stored float vectors.")] = False,
+    asymmetric: Annotated[bool, typer.Option(help="Weigh each bit by how sure the query is of it: finer.")] = False,
+    approximate: Annotated[bool, typer.Option(help="Look where the nearest are likely; see `approximate`.")] = False,
     explain: Annotated[bool, typer.Option(help="Say how each hit was found.")] = False,
     json_out: JsonOpt = False,
 ) -> None:
@@ -155,7 +206,7 @@ def search(
     with Collection.open(shop) as collection:
         hits = collection.search(
             text=words, image=image, like=like, weights=weights, k=k, radius=radius, where=where, rerank=rerank,
-            explain=explain,
+            explain=explain, asymmetric=asymmetric, approximate=approximate,
         )  # fmt: skip
     if json_out:
         show_json([hit.to_dict() for hit in hits])

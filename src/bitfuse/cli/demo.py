@@ -26,7 +26,7 @@ N_TRAIN, N_QUERY, N_GALLERY = 2000, 300, 2000
 BITS = (16, 32, 64, 128)
 FLOORS = ("lsh", "itq", "onehot")
 MARK = ".bitfuse-demo"
-WORDS = "a large red star"
+WORDS = "big red arrow, over grey"
 
 
 @app.command()
@@ -134,16 +134,16 @@ def _asked(collection: Collection, how: str, question: dict[str, Any], dataset: 
     """One search, printed, and drawn for the report; a hit is right if it carries a label of what was asked."""
     from bitfuse.bench.report import Card, Retrieved
 
-    hits = collection.search(**question, k=7)
+    hits = collection.search(**question, k=6, rerank=True)
     words = question.get("text") or ""
-    print_hits(hits[:5], f"{how}: {words or question['image'].name}")
+    print_hits(hits[:5], f"{how}, reranked by the float views: {words or question['image'].name}")
     names = dataset.gallery.label_names
     if "image" in question:
         wanted = (
             {n for n, yes in zip(names, dataset.query.labels[0]) if yes} if dataset.query.labels is not None else set()
         )
     else:
-        wanted = {n for n in names if n in words.split()}
+        wanted = {n for n in names if n in words.replace(",", "").split()}
     shown = [
         (
             Card(str(hit.item.get("text") or ""), Path(hit.item["image"])),

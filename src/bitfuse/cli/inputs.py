@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from bitfuse.errors import InputError
+
 if TYPE_CHECKING:
     from bitfuse.data.base import Dataset, Samples
     from bitfuse.features.base import Backbone
@@ -19,7 +21,8 @@ err = Console(stderr=True, highlight=False)
 DataArg = Annotated[
     str,
     typer.Argument(
-        help="A table (CSV, TSV, JSONL, Parquet), a folder of pictures, arrays (npz, mat, HDF5), or 'shapes'.",
+        help="A table (CSV, TSV, JSONL, Parquet), a folder of pictures, arrays (npz, mat, HDF5), 'shapes', or a "
+        "published set in its official layout as NAME:FOLDER (flickr25k, nuswide, coco, roco, rsicd).",
         show_default=False,
     ),
 ]
@@ -31,19 +34,33 @@ IdCol = Annotated[str | None, typer.Option("--id-column", help="Column of ids.",
 BackboneOpt = Annotated[
     str | None, typer.Option("--backbone", help="'pocket', a hub id, or a local directory.", show_default=False)
 ]
+VariantOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--variant", help="Of a published set: 24 or 38 (flickr25k), tc21, tc10 or tc81 (nuswide), 2014 or 2017 (coco)."
+    ),
+]
+SplitSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--split-seed", help="Of the split of flickr25k, nuswide and coco; no paper gives its own.", show_default="0"
+    ),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 DeviceOpt = Annotated[str, typer.Option("--device", help="Where torch computes: cpu, cuda, ...")]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """How a table's columns are to be read; None means the reader's default."""
+    """How a table's columns, or a published set's variant, are to be read; None means the reader's default."""
 
     image: str | None = None
     text: str | None = None
     labels: list[str] | None = None
     label_sep: str | None = None
     id: str | None = None
+    variant: str | None = None
+    split_seed: int | None = None
 
     def given(self) -> dict[str, Any]:
         """What the user named, as keyword arguments of the readers."""
@@ -58,11 +75,18 @@ def show_json(value: Any) -> None:
 def read(data: str, columns: Columns) -> Samples | Dataset:
     """Read what the user pointed at, without features. `shapes` is the generated world, `./shapes` a folder."""
     from bitfuse.data.read import read as read_path
+    from bitfuse.data.sets import named, read_published
 
     if data == "shapes":
         from bitfuse.data.shapes import generate
 
         return generate(2000)
+    if (known := named(data)) is not None:
+        if unknown := set(columns.given()) - {"variant", "split_seed"}:
+            raise InputError(
+                f"{data} is a published data set, which has no columns to name; leave {sorted(unknown)} out"
+            )
+        return read_published(*known, variant=columns.variant, seed=columns.split_seed)
     return read_path(data, **columns.given())
 
 

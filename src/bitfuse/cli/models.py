@@ -22,7 +22,9 @@ from bitfuse.cli.inputs import (
     JsonOpt,
     LabelCol,
     LabelSep,
+    SplitSeed,
     TextCol,
+    VariantOpt,
     err,
     out,
     read,
@@ -34,6 +36,7 @@ from bitfuse.errors import InputError
 if TYPE_CHECKING:
     from bitfuse.data.base import Dataset, Samples
     from bitfuse.features.base import Backbone
+    from bitfuse.hashers.base import Hasher
 
 COLUMNS = "columns.json"
 """The attachment of a model that keeps how its table was read, so that `evaluate` need not be told again."""
@@ -84,23 +87,31 @@ def fit(
     label: LabelCol = None,
     label_sep: LabelSep = None,
     id_column: IdCol = None,
+    variant: VariantOpt = None,
+    split_seed: SplitSeed = None,
+    sweep: Annotated[
+        bool, typer.Option(help="Also measure codes of a quarter to four times the length, and keep the figures.")
+    ] = False,
     device: DeviceOpt = "cpu",
     json_out: JsonOpt = False,
 ) -> None:
-    """Learn a model. A tenth of the rows, by hash of their ids, is held out for `evaluate`; the list is saved too."""
+    """Learn a model. What `evaluate` will ask is held out, and the list is saved too: a tenth of the rows, by hash of
+    their ids; of a published set (flickr25k:FOLDER, ...) the queries that its split draws.
+    """
     from bitfuse.data.base import Dataset
     from bitfuse.pipeline import training
 
-    columns = Columns(image, text, label or None, label_sep, id_column)
+    columns = Columns(image, text, label or None, label_sep, id_column, variant, split_seed)
     source = read(data, columns)
     if isinstance(source, Dataset):
-        if backbone is not None:
-            raise InputError(f"{data} holds feature arrays; --backbone {backbone} has nothing to encode, leave it out")
-        encoder, train, heldout = None, source.train, source.query
+        encoder = named_backbone(backbone, source.train, data, device)
+        train = source.train if encoder is None else with_features(source.train, encoder, data)
+        heldout, gallery = source.query, source.gallery if encoder is None else train
     else:
         encoder = named_backbone(backbone, source, data, device)
         samples = source if encoder is None else with_features(source, encoder, data)
         train, heldout = training.hold_out(samples)
+        gallery = train
     if method is None:
         choice = training.default_choice(train, encoder)
         err.print(f"method: {choice.method} ({choice.reason}); --method names another")
@@ -108,12 +119,25 @@ def fit(
         choice = training.Choice(method, {}, "named by the user")
     choice = training.Choice(choice.method, {**choice.parameters, **_parameters(parameter or [])}, choice.reason)
     started = time.perf_counter()
-    with err.status(f"fitting {choice.method} with {bits} bits on {len(train)} rows"):
-        model = training.fit(
-            train, choice, n_bits=bits, seed=seed, preset=preset, backbone=encoder, device=device
-        )  # fmt: skip
+
+    def fitted(n_bits: int) -> Hasher:
+        with err.status(f"fitting {choice.method} with {n_bits} bits on {len(train)} rows"):
+            return training.fit(
+                train, choice, n_bits=n_bits, seed=seed, preset=preset, backbone=encoder, device=device
+            )  # fmt: skip
+
+    model = fitted(bits)
     seconds = time.perf_counter() - started
     kept = {**training.ids_attachment(train, heldout), COLUMNS: json.dumps(columns.given()).encode()}
+    lengths = None
+    if sweep:
+        from bitfuse.bench.lengths import PAGE
+        from bitfuse.bench.lengths import sweep as measure
+
+        if encoder is not None and not heldout.views:
+            heldout = with_features(heldout, encoder, data)
+        lengths = measure(model, fitted, Dataset(Path(data).stem, train, heldout, gallery), device=device)
+        kept |= lengths.attachments()
     model.save(out_dir, attachments=kept)
     facts = {
         "model": str(out_dir),
@@ -126,13 +150,16 @@ def fit(
         "seconds": round(seconds, 2),
     }
     if json_out:
-        show_json({**facts, "log": model.log})
+        show_json({**facts, "log": model.log, **({"sweep": lengths.to_dict()} if lengths else {})})
         return
     out.print(f"{model!r}")
     left_out = f", {facts['unlabelled']} without a label left out" if facts["unlabelled"] else ""
     out.print(
         f"fitted on {facts['rows']} rows in {seconds:.1f} s{left_out}; {len(heldout)} held out; views {model.widths}"
     )
+    if lengths:
+        section = lengths.section()
+        out.print(section.table, section.text, f"plotted in {out_dir / PAGE}")
     out.print(f"saved to {out_dir}; next: bitfuse evaluate {out_dir} {data}")
 
 
@@ -146,6 +173,8 @@ def evaluate(
     label: LabelCol = None,
     label_sep: LabelSep = None,
     id_column: IdCol = None,
+    variant: VariantOpt = None,
+    split_seed: SplitSeed = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML report here.")] = None,
     device: DeviceOpt = "cpu",
     json_out: JsonOpt = False,
@@ -156,7 +185,7 @@ def evaluate(
 
     hasher = _persist.load(model)
     saved = json.loads(_persist.attachment(model, COLUMNS) or b"{}")
-    given = Columns(image, text, label or None, label_sep, id_column).given()
+    given = Columns(image, text, label or None, label_sep, id_column, variant, split_seed).given()
     dataset = _judged(model, data, Columns(**{**saved, **given}), hasher.sources, device)
     result = run(hasher, dataset, protocol)
     if report is not None:
@@ -173,18 +202,26 @@ def evaluate(
 def _judged(model: Path, data: str, columns: Columns, sources: dict[str, dict[str, Any]], device: str) -> Dataset:
     from bitfuse.data.base import Dataset
     from bitfuse.pipeline import training
+    from bitfuse.pipeline.published import with_parts
 
     source = read(data, columns)
-    if isinstance(source, Dataset):
-        return source
     names = {str(facts["backbone"]) for facts in sources.values()} - {"arrays only"}
-    if not names:
-        return training.judged_split(model, source)
+    if isinstance(source, Dataset):
+        training.refuse_trained_queries(model, source)
+        if source.query.views or not names:
+            return source
+    elif not names:
+        return training.judged_split(model, source, Path(data).stem)
     if len(names) > 1:
         raise InputError(f"the views of {model} come from several backbones ({sorted(names)}); evaluate it from Python")
-    encoder = named_backbone(names.pop(), source, data, device)
-    samples = source if encoder is None else with_features(source, encoder, data)
-    return training.judged_split(model, samples)
+    encoder = named_backbone(names.pop(), source.query if isinstance(source, Dataset) else source, data, device)
+
+    def encoded(samples: Samples) -> Samples:
+        return samples if encoder is None else with_features(samples, encoder, data)
+
+    if isinstance(source, Dataset):
+        return with_parts(source, encoded(source.query), encoded(source.gallery))
+    return training.judged_split(model, encoded(source), Path(data).stem)
 
 
 @app.command()

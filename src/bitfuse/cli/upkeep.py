@@ -1,4 +1,4 @@
-"""The verbs that keep a collection: add, delete, stats, compact, verify, backup, export, reencode."""
+"""The verbs that keep a collection: add, delete, stats, approximate, compact, verify, backup, export, reencode."""
 
 from __future__ import annotations
 
@@ -39,15 +39,21 @@ def add(
     json_out: JsonOpt = False,
 ) -> None:
     """Add items to a collection; those that are there with the same content are left alone."""
+    from bitfuse.cli.encode import shards_for
     from bitfuse.data.base import Dataset
+    from bitfuse.pipeline.shards import Shards
     from bitfuse.search.collection import Collection
 
-    samples = read(data, Columns(image, text, label or None, label_sep, id_column))
-    if isinstance(samples, Dataset):
-        raise InputError(f"{data} holds a data set of train, query and gallery; `add` takes one set of items")
     with Collection.open(shop) as collection:
-        with err.status(f"adding {len(samples)} items"):
-            report = collection.add(items_of(samples), on_conflict=on_conflict)
+        if Shards.at(data):
+            items, n = shards_for(collection, data)
+        else:
+            samples = read(data, Columns(image, text, label or None, label_sep, id_column))
+            if isinstance(samples, Dataset):
+                raise InputError(f"{data} holds a data set of train, query and gallery; `add` takes one set of items")
+            items, n = items_of(samples), len(samples)
+        with err.status(f"adding {n} items"):
+            report = collection.add(items, on_conflict=on_conflict)
             collection.compact()
         total = len(collection)
     if json_out:
@@ -82,6 +88,27 @@ def stats(shop: ShopArg, json_out: JsonOpt = False) -> None:
         return
     for name, value in facts.items():
         out.print(f"{name:>24}  {value:.4g}" if isinstance(value, float) else f"{name:>24}  {value}", markup=False)
+
+
+@app.command()
+def approximate(
+    shop: ShopArg,
+    lists: Annotated[int | None, typer.Option(help="Into how many the codes are parted.")] = None,
+    probes: Annotated[int | None, typer.Option(help="Lists that a query reads: more find more.")] = None,
+    json_out: JsonOpt = False,
+) -> None:
+    """Prepare `search --approximate`, for many millions of items, and say how much it finds."""
+    from bitfuse.search.collection import Collection
+
+    with Collection.open(shop) as collection, err.status("parting the codes into lists"):
+        facts = collection.build_approximate(lists, probes)
+    if json_out:
+        show_json(facts)
+        return
+    out.print(
+        f"{shop}: {facts['items']} items in {facts['lists']} lists, {facts['probes']} of them read by a query; "
+        f"finds {facts['recall_at_10']:.1%} of the ten nearest, {facts['times_faster']:.3g} times as fast as exactly"
+    )
 
 
 @app.command()

@@ -88,6 +88,8 @@ def _parts(arrays: Arrays, path: Path) -> Dataset:
         matrix, names = _labels(arrays.get(f"L_{suffix}"), (), n, path)
         views = {view: _view(arrays[key], f"{path}: {key!r}", n) for view, key in keys.items()}
         parts[part] = Samples(_numbered(part, n), views, labels=matrix, label_names=names)
+    if all(f"L_{s}" in arrays and arrays[f"L_{s}"].size == len(parts[p]) for s, p in _PARTS.items() if p in parts):
+        parts = _same_classes(parts)
     train, query = parts["train"], parts["query"]
     gallery = parts.get("gallery", train)
     if gallery is not train:
@@ -101,6 +103,19 @@ def _parts(arrays: Arrays, path: Path) -> Dataset:
         )
     notes: dict[str, Any] = {"ignored arrays": sorted(set(arrays) - used), "query rows equal to gallery rows": repeated}
     return Dataset(path.stem, train, query, gallery, notes)
+
+
+def _same_classes(parts: dict[str, Samples]) -> dict[str, Samples]:
+    """Class numbers become one column each in every part, though a part may lack a class."""
+    names = {name for samples in parts.values() for name in samples.label_names}
+    order = tuple(sorted(names, key=lambda name: (len(name) if name.isdigit() else 0, name)))
+
+    def columns(samples: Samples) -> NDArray[np.bool_]:
+        place, none = {n: i for i, n in enumerate(samples.label_names)}, np.zeros(len(samples), bool)
+        known = samples.labels
+        return np.stack([none if known is None or n not in place else known[:, place[n]] for n in order], axis=1)
+
+    return {part: replace(s, labels=columns(s), label_names=order) for part, s in parts.items()}
 
 
 def _rows(samples: Samples) -> list[bytes]:

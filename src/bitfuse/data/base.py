@@ -52,8 +52,12 @@ class Samples:
             twice = Counter(self.ids).most_common(1)[0][0]
             raise InputError(f"ids must be distinct, {twice!r} occurs more than once; name another id column")
         for i in self.ids:
-            if not 1 <= len(i.encode()) <= 512:
-                raise InputError(f"an id must have 1 to 512 bytes, got {len(i.encode())}: {i[:40]!r}")
+            try:
+                size = len(i.encode())
+            except UnicodeEncodeError:
+                raise InputError(f"an id must be text that UTF-8 can hold, got {i[:40]!r}") from None
+            if not 1 <= size <= 512:
+                raise InputError(f"an id must have 1 to 512 bytes, got {size}: {i[:40]!r}")
         parts: dict[str, Any] = {f"view {k!r}": v for k, v in self.views.items()}
         parts |= {f"attribute {k!r}": v for k, v in self.attributes.items()}
         parts |= {"images": self.images, "texts": self.texts, "labels": self.labels}

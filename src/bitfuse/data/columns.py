@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitfuse.errors import InputError
+from bitfuse.errors import InputError, MissingDependency
 
 Columns = dict[str, list[Any]]
 
@@ -166,8 +166,11 @@ def _json_lines(path: Path) -> Columns:
 
 
 def _parquet(path: Path) -> Columns:
-    import pyarrow
-    import pyarrow.parquet
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingDependency("pyarrow", "parquet", f"reading {path}") from error
 
     try:
         table = pyarrow.parquet.ParquetFile(path).read()

@@ -29,7 +29,8 @@ def load_arrays(path: Path) -> Arrays:
     if suffix in _PICKLES or suffix not in SUFFIXES:
         raise InputError(
             f"{path} is not read: a {suffix} file may hold a pickle, which can run any program, or lacks names; save "
-            "plain arrays instead: numpy.savez(path, image=..., text=..., labels=...)"
+            "plain arrays instead: numpy.savez(path, image=..., text=..., labels=...), or, of pickled train, query and "
+            "gallery parts with image, text and label, make one npz by bitfuse.data.pickles.convert"
         )
     if not path.is_file():
         raise InputError(f"there is no array file {path}")

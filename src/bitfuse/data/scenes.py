@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bitfuse.errors import InputError
+from bitfuse.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +39,7 @@ BACKGROUNDS = {
     "slate": (95, 100, 110),
 }
 TEXTURES = ("plain", "striped", "dotted")
+STYLES = ("flat", "outline", "pastel", "gradient", "noise")
 CELLS = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 PHRASINGS = 4
 
@@ -133,26 +135,70 @@ def _as_list(scene: Scene) -> str:
 _PHRASES = (_in_full, _by_place, _with_pattern, _as_list)
 
 
-def render(scene: Scene, size: int = 48) -> Image:
-    """Draw a scene as an RGB image of `size` x `size` pixels (at least 24), at twice the size and then reduced."""
+def render(
+    scene: Scene, size: int = 48, style: str = "flat", shifts: Sequence[tuple[float, float]] | None = None
+) -> Image:
+    """Draw a scene as an RGB image of `size` x `size` pixels (at least 24), at twice the size and then reduced.
+
+    Args:
+        scene: what to draw.
+        size: side in pixels.
+        shifts: for each thing, how far it stands from its cell, (right, down) in cells; None leaves all in place.
+        style: another renderer of the same scene: `"outline"` draws contours only, `"pastel"` mixes every colour of a
+            thing with white, `"gradient"` darkens the background from top to bottom, `"noise"` adds normal noise of 32
+            grey levels to every pixel, the same whenever the scene is drawn.
+
+    Raises:
+        InputError: `size` too small.
+        UnknownName: no such style.
+    """
     from PIL import Image
 
     if size < 24:
         raise InputError(f"size must be at least 24 pixels, got {size}; smaller shapes cannot be told apart")
-    canvas = Image.new("RGB", (2 * size, 2 * size), BACKGROUNDS[scene.background])
-    for thing in scene.things:
+    if style not in STYLES:
+        raise UnknownName("style", style, STYLES)
+    ground = BACKGROUNDS[scene.background]
+    canvas = Image.new("RGB", (2 * size, 2 * size), ground)
+    if style == "gradient":
+        shade = Image.linear_gradient("L").resize(canvas.size)  # black at the top
+        canvas.paste(Image.new("RGB", canvas.size, tuple(c // 3 for c in ground)), (0, 0), shade)
+    for thing, (right, down) in zip(scene.things, shifts or [(0.0, 0.0)] * len(scene.things), strict=True):
         row, column = divmod(thing.cell, 3)
-        left, top = round(2 * size * column / 3), round(2 * size * row / 3)
+        left, top = round(2 * size * (column + right) / 3), round(2 * size * (row + down) / 3)
         side = round(2 * size / 3)
-        canvas.paste(_fill(thing, side), (left, top), _mask(thing, side))
-    return canvas.reduce(2)
+        mask = _mask(thing, side)
+        fill = _fill(thing, side, whiteness=0.5 if style == "pastel" else 0.0)
+        canvas.paste(fill, (left, top), _contour(mask) if style == "outline" else mask)
+    picture = canvas.reduce(2)
+    return _noisy(picture, scene) if style == "noise" else picture
 
 
-def _fill(thing: Thing, side: int) -> Image:
-    """The texture of a thing, as wide as its cell."""
+def _contour(mask: Image) -> Image:
+    """The rim of a mask, about a tenth of its side wide."""
+    from PIL import ImageChops, ImageFilter
+
+    width = 2 * max(1, mask.width // 20) + 1
+    return ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(width)))
+
+
+def _noisy(picture: Image, scene: Scene) -> Image:
+    from hashlib import sha256
+
+    import numpy as np
+    from PIL import Image
+
+    seed = int.from_bytes(sha256(repr(scene).encode()).digest()[:8], "big")
+    pixels = np.asarray(picture, np.float32)
+    noise = 32 * np.random.default_rng(seed).standard_normal(pixels.shape, np.float32)
+    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
+
+
+def _fill(thing: Thing, side: int, whiteness: float = 0.0) -> Image:
+    """The texture of a thing, as wide as its cell; `whiteness` is the share of white in its colour."""
     from PIL import Image, ImageDraw
 
-    r, g, b = COLOURS[thing.colour]
+    r, g, b = (round(c + whiteness * (255 - c)) for c in COLOURS[thing.colour])
     fill = Image.new("RGB", (side, side), (r, g, b))
     if thing.texture == "plain":
         return fill

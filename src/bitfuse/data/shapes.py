@@ -24,8 +24,8 @@ from typing import overload
 import numpy as np
 
 from bitfuse.data.base import Samples
-from bitfuse.data.scenes import COLOURS, LABELS, SHAPES, Scene, render, scene
-from bitfuse.errors import InputError
+from bitfuse.data.scenes import COLOURS, LABELS, SHAPES, STYLES, Scene, render, scene
+from bitfuse.errors import InputError, UnknownName
 
 TRAINING_SEED = 1_000_000
 HELD_OUT_SEED = 2_000_000
@@ -40,8 +40,8 @@ def prompts() -> tuple[str, ...]:
 class _Pictures(Sequence[bytes]):
     """The scenes as PNG bytes, each drawn when it is first asked for."""
 
-    def __init__(self, scenes: Sequence[Scene], size: int) -> None:
-        self._scenes, self._size = scenes, size
+    def __init__(self, scenes: Sequence[Scene], size: int, style: str) -> None:
+        self._scenes, self._size, self._style = scenes, size, style
         self._drawn: dict[int, bytes] = {}
 
     def __len__(self) -> int:
@@ -57,12 +57,12 @@ class _Pictures(Sequence[bytes]):
         row = range(len(self))[index]
         if row not in self._drawn:
             buffer = io.BytesIO()
-            render(self._scenes[row], self._size).save(buffer, "PNG", compress_level=1)
+            render(self._scenes[row], self._size, style=self._style).save(buffer, "PNG", compress_level=1)
             self._drawn[row] = buffer.getvalue()
         return self._drawn[row]
 
 
-def generate(n: int, *, seed: int = 0, start: int = 0, size: int = 48) -> Samples:
+def generate(n: int, *, seed: int = 0, start: int = 0, size: int = 48, style: str = "flat") -> Samples:
     """Items `start` to `start + n` of a seed, with their pictures as PNG bytes, drawn when first asked for.
 
     Args:
@@ -70,6 +70,8 @@ def generate(n: int, *, seed: int = 0, start: int = 0, size: int = 48) -> Sample
         seed: which world; see the module for the ranges that are taken.
         start: number of the first item, at least 0. Parts that must not overlap take different ranges of one seed.
         size: side of the pictures in pixels, at least 24.
+        style: how the scenes are drawn (`bitfuse.data.scenes.STYLES`); what they hold and what is said of them is the
+            same in every style. The pocket backbone has seen `"flat"` alone.
 
     Returns:
         Samples with ids `shape-000000` onwards, images, texts, 24 labels, and the attributes `count` (objects, 1 to
@@ -78,6 +80,7 @@ def generate(n: int, *, seed: int = 0, start: int = 0, size: int = 48) -> Sample
 
     Raises:
         InputError: `n`, `start` or `size` out of range.
+        UnknownName: no such style.
 
     Examples:
         >>> from bitfuse.data.shapes import generate
@@ -91,10 +94,12 @@ def generate(n: int, *, seed: int = 0, start: int = 0, size: int = 48) -> Sample
         raise InputError(f"shapes needs n >= 1 and start >= 0, got n={n}, start={start}")
     if size < 24:
         raise InputError(f"size must be at least 24 pixels, got {size}; smaller shapes cannot be told apart")
+    if style not in STYLES:
+        raise UnknownName("style", style, STYLES)
     scenes = [scene(seed, start + i) for i in range(n)]
     return Samples(
         ids=tuple(f"shape-{start + i:06d}" for i in range(n)),
-        images=_Pictures(scenes, size),
+        images=_Pictures(scenes, size, style),
         texts=[s.caption for s in scenes],
         labels=np.array([[label in s.labels for label in LABELS] for s in scenes], bool),
         label_names=LABELS,
@@ -109,18 +114,18 @@ def generate(n: int, *, seed: int = 0, start: int = 0, size: int = 48) -> Sample
     )
 
 
-def write(directory: str | Path, n: int, *, seed: int = 0, start: int = 0, size: int = 48) -> Path:
+def write(directory: str | Path, n: int, *, seed: int = 0, start: int = 0, size: int = 48, style: str = "flat") -> Path:
     """Save scenes as a user's data would lie there: `images/<id>.png` and a table `items.csv`.
 
     Args:
         directory: made if absent; files of the same names are replaced.
-        n, seed, start, size: as for `generate`.
+        n, seed, start, size, style: as for `generate`.
 
     Returns:
         The path of the table, with the columns `id`, `image` (relative to the table), `text`, `labels` (separated by
         `|`) and one per attribute. It appears last and whole: a directory without it was not finished.
     """
-    samples = generate(n, seed=seed, start=start, size=size)
+    samples = generate(n, seed=seed, start=start, size=size, style=style)
     folder = Path(directory)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for name, picture in zip(samples.ids, samples.images or ()):

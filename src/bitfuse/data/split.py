@@ -56,6 +56,8 @@ def split(
     train: Literal["all", "disjoint"] | float = "all",
     seed: int = 0,
     name: str = "split",
+    queries_among: NDArray[np.bool_] | None = None,
+    unseen: int = 0,
 ) -> Dataset:
     """Split into queries, gallery and training by the strict recipe, or by the class-wise one of the papers.
 
@@ -73,23 +75,32 @@ def split(
             below 1 is the share of the gallery that trains and stays in it, a larger one the count.
         seed: another seed draws others; 0 with `query_share` gives `holdout_mask` of default salt.
         name: of the data set.
+        queries_among: (n,) bool, the rows that a query may come from; those of them that are not drawn are left out,
+            and the gallery is all other rows. None: queries come from anywhere, the gallery is the rest.
+        unseen: labels, drawn by `seed`, whose rows never train and stay in the gallery: `evaluate` then also says how
+            a method does on classes that it has not seen.
 
     Raises:
         InputError: numbers out of range, or a part that would be empty.
     """
     salt = "bitfuse" if seed == 0 else f"bitfuse-{seed}"
     may = samples.labelled if samples.labelled.any() else np.ones(len(samples), bool)
+    if queries_among is not None:
+        may = may & queries_among
     if per_class is not None:
         if n_query is not None:
             raise InputError("give n_query or per_class, not both")
-        query = _per_class(samples, per_class, salt)
+        query = _per_class(samples, per_class, salt, queries_among)
     elif n_query is not None:
         if not 1 <= n_query <= may.sum():
             raise InputError(f"n_query must be 1 to {may.sum()} (the rows that may be queries), got {n_query}")
         query = _lowest(samples, may, n_query, salt)
     else:
         query = holdout_mask(samples.ids, query_share, salt) & may
-    trained, searched = _training(samples, ~query, train, salt)
+    rest = ~query if queries_among is None else ~queries_among
+    trained, searched = _training(samples, rest, train, salt)
+    hidden = _hidden(samples, unseen, salt)
+    trained = trained & ~samples.labels[:, hidden].any(axis=1) if samples.labels is not None else trained
     for part, mask in (("query", query), ("gallery", searched), ("train", trained)):
         if not mask.any():
             raise InputError(f"{len(samples)} rows split so that {part} is empty; give more rows or other shares")
@@ -101,6 +112,8 @@ def split(
         "train": train,
         "rows without labels": int((~samples.labelled).sum()),
     }
+    if unseen:
+        notes["labels that never train"] = [samples.label_names[i] for i in hidden.tolist()]
     return Dataset(name, samples.take(trained), samples.take(query), samples.take(searched), notes)
 
 
@@ -112,22 +125,33 @@ def _lowest(samples: Samples, among: NDArray[np.bool_], count: int, salt: str) -
     return mask
 
 
-def _per_class(samples: Samples, count: int, salt: str) -> NDArray[np.bool_]:
+def _per_class(samples: Samples, count: int, salt: str, pool: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     if samples.labels is None or not samples.labels.any():
         raise InputError("per_class draws queries by label, and there are no labels")
     if count < 1:
         raise InputError(f"per_class must be at least 1, got {count}")
     query = np.zeros(len(samples), bool)
-    positives = samples.labels.sum(axis=0)
+    among = samples.labels if pool is None else samples.labels & pool[:, None]
+    positives = among.sum(axis=0)
+    most = positives // 2 if pool is None else positives  # the gallery keeps its half, unless it has a part of its own
     for label in range(samples.labels.shape[1]):
-        query |= _lowest(samples, samples.labels[:, label], min(count, positives[label] // 2), f"{salt}-label-{label}")
-    if few := int((positives < 2 * count).sum()):
+        query |= _lowest(samples, among[:, label], min(count, most[label]), f"{salt}-label-{label}")
+    if few := int((most < count).sum()):
+        share, need = ("half", 2 * count) if pool is None else ("all", count)
         warnings.warn(
-            f"{few} label(s) have fewer than {2 * count} rows; half of each became queries instead of {count}",
+            f"{few} label(s) have fewer than {need} rows; {share} of each became queries instead of {count}",
             DataWarning,
             stacklevel=3,
         )
     return query
+
+
+def _hidden(samples: Samples, unseen: int, salt: str) -> NDArray[np.intp]:
+    """The columns of the labels that never train."""
+    names = samples.label_names
+    if not 0 <= unseen < max(1, len(names)):
+        raise InputError(f"unseen must be 0 to {max(0, len(names) - 1)} of the {len(names)} named labels, got {unseen}")
+    return np.sort(np.argsort(draws(names, f"{salt}-unseen"), kind="stable")[:unseen])
 
 
 def _training(

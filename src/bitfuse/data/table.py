@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,8 +16,9 @@ from bitfuse.data.columns import Columns, read_columns, typed
 from bitfuse.errors import InputError, UnknownName
 
 _LABEL_CELLS = 1 << 32
-_READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_NOT_READ = (".avif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".psd", ".svg")
+_FOLDERS = 1 << 16
+PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+NOT_READ = (".avif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".psd", ".svg")
 """Pictures that extraction will refuse with a reason: listed, so that they are not left out in silence."""
 
 _DRIVE_OR_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -68,9 +69,10 @@ def read_table(
     label_columns = [c for name in wanted if (c := _column(name, "labels", columns, path)) is not None]
     images = texts = None
     if roles["image"] is not None:
-        images = _images(columns[roles["image"]], Path(root) if root is not None else path.parent, path)
+        one = image_of(Path(root) if root is not None else path.parent)
+        images = [one(value, f"{path}, row {i}") for i, value in enumerate(columns[roles["image"]], 1)]
     if roles["text"] is not None:
-        texts = [_text(v, f"{path}, row {i}") for i, v in enumerate(columns[roles["text"]], 1)]
+        texts = [text_of(v, f"{path}, row {i}") for i, v in enumerate(columns[roles["text"]], 1)]
     matrix, names = _labels({c: columns[c] for c in label_columns}, label_sep, path)
     used = {*roles.values(), *label_columns}
     return Samples(
@@ -107,7 +109,7 @@ def read_folder(path: str | Path, *, labels: str | Sequence[str] | None = None) 
         folders[:] = [f for f in folders if not f.startswith(".")]
         for name in (*folders, *files):
             full = Path(parent, name)
-            picture = name in files and not name.startswith(".") and full.suffix.lower() in _READ + _NOT_READ
+            picture = name in files and not name.startswith(".") and full.suffix.lower() in PICTURES + NOT_READ
             if full.is_symlink() and (picture or name in folders) and not full.resolve().is_relative_to(real):
                 raise InputError(
                     f"{full} is a link that leaves {root}; copy the pictures into the folder, or remove it"
@@ -115,7 +117,7 @@ def read_folder(path: str | Path, *, labels: str | Sequence[str] | None = None) 
             if picture:
                 found.append(PurePosixPath(full.relative_to(root)))
     if not found:
-        raise InputError(f"{root} holds no pictures ({', '.join(_READ)}); name a folder that does, or a table")
+        raise InputError(f"{root} holds no pictures ({', '.join(PICTURES)}); name a folder that does, or a table")
     found.sort()
     for picture_path in found:
         _encodable(str(picture_path), f"the file name {str(picture_path)!r}")
@@ -152,35 +154,50 @@ def _ids(columns: Columns, id_column: str | None, image_column: str | None, path
     return tuple(f"row-{i:06d}" for i in range(1, len(next(iter(columns.values()))) + 1))
 
 
-def _text(value: Any, where: str) -> str | None:
+def text_of(value: Any, where: str) -> str | None:
+    """A cell of a text column; blank ones are None, and what is no text raises `InputError`."""
     if isinstance(value, dict | list | bytes):
         raise InputError(f"{where}: the text is a {type(value).__name__}; give one string a row")
     return str(value) if value is not None and str(value).strip() else None
 
 
-def _images(values: Sequence[Any], root: Path, table: Path) -> list[Image | None]:
+def image_of(root: Path) -> Callable[[Any, str], Image | None]:
+    """What turns the cells of an image column into paths under `root`, or bytes: (cell, where it stands) -> image.
+
+    It raises `InputError` for a path that is absolute or leaves `root`, also through a symbolic link.
+    """
     real = root.resolve()
     inside: dict[Path, bool] = {}  # folder -> whether it lies under root; rows share few folders
 
     def one(value: Any, where: str) -> Image | None:
-        if isinstance(value, dict):  # the layout of Hugging Face data sets
-            value = value.get("bytes") or value.get("path")
-        if value is None or isinstance(value, bytes) or value == "":
-            return value or None
-        if not isinstance(value, str) or "\0" in value:
-            raise InputError(f"{where}: {value!r} is not an image path")
-        _encodable(value, f"{where}: the image path {value!r}")
-        parts = PurePosixPath(value.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or _DRIVE_OR_SCHEME.match(value):
-            raise InputError(f"{where}: image path {value!r} must be relative and stay inside {root}, without '..'")
-        full = root / value
+        cell = image_cell(value, where, str(root))
+        if not isinstance(cell, str):
+            return cell
+        full = root / cell
         if full.parent not in inside:
+            if len(inside) >= _FOLDERS:
+                inside.clear()
             inside[full.parent] = full.parent.resolve().is_relative_to(real)
         if not inside[full.parent] or (full.is_symlink() and not full.resolve().is_relative_to(real)):
-            raise InputError(f"{where}: image path {value!r} leaves {root} through a link; copy the picture there")
+            raise InputError(f"{where}: image path {cell!r} leaves {root} through a link; copy the picture there")
         return full
 
-    return [one(value, f"{table}, row {i}") for i, value in enumerate(values, 1)]
+    return one
+
+
+def image_cell(value: Any, where: str, root: str) -> str | bytes | None:
+    """A cell of an image column: a relative path without `..`, the bytes of a picture, or None where it is empty."""
+    if isinstance(value, dict):  # the layout of Hugging Face data sets
+        value = value.get("bytes") or value.get("path")
+    if value is None or isinstance(value, bytes) or value == "":
+        return value or None
+    if not isinstance(value, str) or "\0" in value:
+        raise InputError(f"{where}: {value!r} is not an image path")
+    _encodable(value, f"{where}: the image path {value!r}")
+    parts = PurePosixPath(value.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or _DRIVE_OR_SCHEME.match(value):
+        raise InputError(f"{where}: image path {value!r} must be relative and stay inside {root}, without '..'")
+    return value
 
 
 def _encodable(value: str, what: str) -> None:

@@ -44,3 +44,24 @@ class Backbone(Protocol):
             (n, width) float32, finite, not normalised, in the order of the inputs.
         """
         ...
+
+
+@runtime_checkable
+class Staged(Backbone, Protocol):
+    """A backbone whose inputs can be made ready in other threads while the model works on those before them.
+
+    `forward(view, stage(view, inputs))` gives the rows of `encode(view, inputs)` where there are at most
+    `at_once(view)` inputs; rows that are not finite are given as they are.
+    """
+
+    def at_once(self, view: str) -> int:
+        """How many inputs the model takes at once where it computes."""
+        ...
+
+    def stage(self, view: str, inputs: Sequence[Any]) -> Any:
+        """What `forward` takes; safe in several threads."""
+        ...
+
+    def forward(self, view: str, staged: Any) -> NDArray[np.float32]:
+        """The rows, (n, width) float32."""
+        ...

@@ -37,6 +37,9 @@ VOCABULARIES = (
     "tokenizer.model",
 )
 
+Needs = tuple[tuple[str, ...], ...]
+IMAGES_AND_TEXTS: Needs = (PIXELS, VOCABULARIES)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -78,17 +81,17 @@ class Checkpoint:
         """Whether the weights are safetensors."""
         return self.weights[0].suffix == ".safetensors"
 
-    def verify(self) -> None:
-        """Look for every file that encoding needs.
+    def verify(self, needs: Needs) -> None:
+        """Look for every file that encoding needs: config.json, weights, and one of each of `needs`.
 
         Raises:
             DamagedFile: naming what is missing.
         """
-        for wanted in (("config.json",), PIXELS, VOCABULARIES):
+        for wanted in (("config.json",), *needs):
             if not any((self.directory / file).is_file() for file in wanted):
                 raise DamagedFile(
-                    f"{self.directory} lacks {' or '.join(wanted)}; a backbone is a directory with "
-                    f"config.json, weights, image preprocessing and tokenizer: fetch {self.name!r} again"
+                    f"{self.directory} lacks {' or '.join(wanted)}; a backbone is a directory with config.json, "
+                    f"weights, and what makes tensors of its inputs: fetch {self.name!r} again"
                 )
         assert self.weights
 
@@ -98,16 +101,21 @@ class Checkpoint:
 
     def preprocessing_hash(self, view: str) -> str:
         """SHA-256 over the files that say how this view's inputs become tensors."""
-        names = PIXELS if view == "image" else WORDS
+        names = WORDS if view == "text" else PIXELS
         return _joint_hash([self.directory / file for file in names if (self.directory / file).is_file()])
 
 
 def _joint_hash(files: list[Path]) -> str:
     joint = hashlib.sha256()
     for file in files:
-        facts = file.stat()
-        joint.update(f"{file.name}\0{_file_hash(str(file), facts.st_size, facts.st_mtime_ns)}\n".encode())
+        joint.update(f"{file.name}\0{file_hash(file)}\n".encode())
     return joint.hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file; about a second per gigabyte, once per process as long as it does not change."""
+    facts = file.stat()
+    return _file_hash(str(file), facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
@@ -117,8 +125,13 @@ def _file_hash(path: str, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find(name: str, *, revision: str | None = None) -> Checkpoint:
+def find(name: str, *, revision: str | None = None, needs: Needs = IMAGES_AND_TEXTS) -> Checkpoint:
     """The checkpoint of this name: `"pocket"`, a directory, or a hub id (from the cache, else downloaded).
+
+    Args:
+        name: see above.
+        revision: commit, tag or branch of a hub id.
+        needs: names of files, of each group of which one must be there.
 
     Raises:
         UnknownName: neither a known name, nor a directory, nor of the form `owner/model`.
@@ -132,18 +145,18 @@ def find(name: str, *, revision: str | None = None) -> Checkpoint:
             raise InputError(f"revision {revision!r} belongs to a hub id; {name!r} is a directory, drop it")
         # Models record this name: it must still be found from another working directory.
         checkpoint = Checkpoint(name if name == "pocket" else str(directory.resolve()), directory)
-        checkpoint.verify()
+        checkpoint.verify(needs)
         return checkpoint
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UnknownName(
             "backbone", name, ["pocket", DEFAULT], "or give a directory that exists, or a hub id owner/model"
         )
-    checkpoint = _cached_or_fetched(name, revision or PINNED.get(name, "main"))
-    checkpoint.verify()
+    checkpoint = _cached_or_fetched(name, revision or PINNED.get(name, "main"), needs)
+    checkpoint.verify(needs)
     return checkpoint
 
 
-def _cached_or_fetched(name: str, revision: str) -> Checkpoint:
+def _cached_or_fetched(name: str, revision: str, needs: Needs) -> Checkpoint:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
@@ -152,7 +165,7 @@ def _cached_or_fetched(name: str, revision: str) -> Checkpoint:
     try:
         cached = Path(snapshot_download(name, revision=revision, local_files_only=True))
         checkpoint = Checkpoint(name, cached, cached.name)
-        checkpoint.verify()
+        checkpoint.verify(needs)
         return checkpoint
     except (LocalEntryNotFoundError, DamagedFile):
         # Nothing there, or some files only, as other programs leave them: fetch the rest.

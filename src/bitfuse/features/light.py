@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bitfuse.errors import DamagedFile, MissingDependency
 from bitfuse.features.clip import CheckpointBackbone
+from bitfuse.features.pixels import pixel_values, plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,14 +61,9 @@ class LightCLIP(CheckpointBackbone):
             return False
         if not (folder / "tokenizer.json").is_file() or not (folder / "preprocessor_config.json").is_file():
             return False
-        pixels = _json(folder / "preprocessor_config.json")
-        kind = str(pixels.get("image_processor_type", pixels.get("feature_extractor_type", "")))
-        steps = ("do_resize", "do_center_crop", "do_normalize")
         towers = [config.get("text_config", {}), config.get("vision_config", {})]
         return (
-            kind.startswith("CLIP")
-            and all(pixels.get(step, True) for step in steps)
-            and math.isclose(pixels.get("rescale_factor", 1 / 255), 1 / 255)
+            plain(_json(folder / "preprocessor_config.json"))
             and all(tower.get("hidden_act", "quick_gelu") in _ACTIVATIONS for tower in towers)
             and all(tower.get("layer_norm_eps", _EPS) == _EPS for tower in towers)
         )
@@ -95,13 +91,8 @@ class LightCLIP(CheckpointBackbone):
     def _batch_size(self, view: str) -> int:
         return 64
 
-    def _images(self, batch: list[Image]) -> Array:
-        return self._rows(self._image, batch)
-
-    def _texts(self, batch: list[str]) -> Array:
-        return self._rows(self._text, batch)
-
-    def _rows(self, encode: Callable[[Any], Array], batch: list[Any]) -> Array:
+    def _encode_batch(self, view: str, batch: list[Any]) -> Array:
+        encode: Callable[[Any], Array] = self._image if view == "image" else self._text
         try:
             return np.vstack([encode(given) for given in batch])
         except (ValueError, IndexError) as error:
@@ -112,7 +103,7 @@ class LightCLIP(CheckpointBackbone):
 
     def _image(self, image: Image) -> Array:
         # (3, s, s) -> (patches, 3 p p), patch by patch, row by row
-        pixels, p = self._pixel_values(image), int(self._vision_config["patch_size"])
+        pixels, p = pixel_values(image, self._pixels), int(self._vision_config["patch_size"])
         grid = pixels.shape[1] // p
         patches = pixels.reshape(3, grid, p, grid, p).transpose(1, 3, 0, 2, 4).reshape(grid * grid, -1)
         kernel = self._tensor("vision_model.embeddings.patch_embedding.weight")
@@ -133,19 +124,6 @@ class LightCLIP(CheckpointBackbone):
         end = self._text_config["eos_token_id"]
         at = int(np.argmax(ids)) if end == 2 else ids.index(end)
         return self._norm(x[at : at + 1], "text_model.final_layer_norm") @ self._tensor("text_projection.weight").T
-
-    def _pixel_values(self, image: Image) -> Array:
-        """Shortest side to s (bicubic), the middle s x s, to [0, 1], minus mean, over std: (3, s, s)."""
-        size, crop = self._pixels.get("size", 224), self._pixels.get("crop_size", 224)
-        short = int(size["shortest_edge"] if isinstance(size, dict) else size)
-        side = int(crop["height"] if isinstance(crop, dict) else crop)
-        width, height = image.size
-        scaled = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-        image = image.resize(scaled, resample=self._pixels.get("resample", 3))
-        left, top = (scaled[0] - side) // 2, (scaled[1] - side) // 2
-        pixels = np.asarray(image, np.float32)[top : top + side, left : left + side] / 255
-        mean, std = (np.asarray(self._pixels[key], np.float32) for key in ("image_mean", "image_std"))
-        return np.asarray(((pixels - mean) / std).transpose(2, 0, 1), np.float32)
 
     def _layers(self, x: Array, tower: str, config: dict[str, Any], *, causal: bool) -> Array:
         """The transformer: x (n, d) plus attention, plus a perceptron, each on normalised x, layer after layer."""

@@ -6,7 +6,7 @@ A method names its network and the loss of a batch; this module needs torch only
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,24 +91,36 @@ class FusedNetwork(Hasher):
             network = self._network(_widths(batch), *y.shape).to(device)
             log = self._prepare(network, x, y, rng)
             log |= _train.learn(network, step, ranked, y, schedule, self.validation, rng)
+        log["weights"] = sum(p.numel() for p in network.parameters())
         h = _train.in_blocks(codes, len(x), self.n_bits)
         log |= _train.diagnose(h, np.asarray(labels), log["losses"]) | self._diagnose(network, x, present)
         return {_SIZES: np.array(y.shape), **state, **_train.weights_of(network)}, log
 
     def _project(self, state: State, batch: Batch, space: str, *, device: str) -> Array:
+        return self._values(state, batch, lambda network: network, self.n_bits, device)
+
+    def _values(
+        self,
+        state: State,
+        batch: Batch,
+        part: Callable[[Any], Callable[[Tensor, Tensor], Tensor]],
+        width: int,
+        device: str,
+    ) -> NDArray[np.float32]:
+        """What a part of the trained network makes of scaled rows and their masks, (n, width)."""
         from bitfuse.hashers import _train  # isort: skip
         import torch
 
         n, c = (int(size) for size in state[_SIZES])
         weights = {name: array for name, array in state.items() if name != _SIZES and not name.startswith("mean.")}
-        network = _train.with_weights(lambda: self._network(_widths(batch), n, c), weights, device)
+        answer = part(_train.with_weights(lambda: self._network(_widths(batch), n, c), weights, device))
         present = np.stack(list(batch.masks.values()), axis=1).astype(np.float32)
 
-        def codes(chosen: NDArray[np.intp]) -> Tensor:
+        def values(chosen: NDArray[np.intp]) -> Tensor:
             x = torch.from_numpy(side_by_side(state, batch.take(chosen), self.scaling))
-            return network(x.to(device), torch.from_numpy(present[chosen]).to(device))  # type: ignore[no-any-return]
+            return answer(x.to(device), torch.from_numpy(present[chosen]).to(device))
 
-        return _train.in_blocks(codes, len(batch), self.n_bits)
+        return _train.in_blocks(values, len(batch), width)
 
 
 def keep_views(masks: NDArray[np.bool_], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -41,6 +41,57 @@ class ContextGate(nn.Module):
         return self.gates(x) * x
 
 
+class ViewSum(nn.Module):
+    """A layer with tanh for each view that is there, and their sum: (n, sum of widths) -> (n, hidden)."""
+
+    def __init__(self, widths: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        self.views, self.count = PerView(widths, hidden), len(widths)
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Each view's hidden features (n, views, hidden), and (n, views, 1) whether it is there: not all zeros."""
+        present = torch.stack([(part != 0).any(dim=1) for part in torch.split(x, self.views.widths, dim=1)], dim=1)
+        present = present | ~present.any(dim=1, keepdim=True)  # a row of zeros is read as it is
+        return self.views(x).view(len(x), self.count, -1), present[:, :, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum over the views that are there."""
+        hidden, present = self.parts(x)
+        return (hidden * present).sum(dim=1)
+
+
+class LowRankBilinear(ViewSum):
+    """Low-rank bilinear fusion: tanh(U x) * tanh(V y), elementwise; a view that is not there counts as ones.
+
+    With the linear layer after it, each bit is a bilinear form of the views of rank `hidden` (Kim et al., Hadamard
+    Product for Low-rank Bilinear Pooling, ICLR 2017, arXiv:1610.04325).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product over the views that are there."""
+        hidden, present = self.parts(x)
+        return torch.where(present, hidden, torch.ones_like(hidden)).prod(dim=1)
+
+
+class ViewAttention(ViewSum):
+    """Self-attention among the views of one row, each view a token; residual, then the mean of the tokens."""
+
+    def __init__(self, widths: Sequence[int], hidden: int, heads: int = 4) -> None:
+        super().__init__(widths, hidden)
+        self.attention = nn.MultiheadAttention(hidden, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean of the attended tokens of the views that are there."""
+        tokens, present = self.parts(x)
+        absent = ~present[:, :, 0]
+        mixed: Tensor = self.attention(tokens, tokens, tokens, key_padding_mask=absent, need_weights=False)[0]
+        return ((tokens + mixed) * present).sum(dim=1) / present.sum(dim=1)
+
+
+BY_VIEW: dict[str, type[ViewSum]] = {"attention": ViewAttention, "bilinear": LowRankBilinear, "sum": ViewSum}
+"""Fusions that bring each view to one width of their own."""
+
+
 class Gated(nn.Module):
     """Modules one after the other over the views that are present, each times `scale`: what CLIPMH and DMMVH build.
 
@@ -55,6 +106,15 @@ class Gated(nn.Module):
         """The scaled input without the absent views: x (m, d), present (m, views) -> (m, d)."""
         widths = torch.tensor(self.widths, device=x.device)
         return self.scale * x * present.repeat_interleave(widths, dim=1)
+
+    def fused(self, x: Tensor, present: Tensor) -> Tensor:
+        """What the module named `hash` reads, (m, d)."""
+        features = self.seen(x, present)
+        for name, module in self.named_children():
+            if name == "hash":
+                break
+            features = module(features)
+        return features
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """The relaxed codes, (m, k)."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 FACTS = ("widths", "sources", "log")
 _WEIGHTS, _CARD = "weights.safetensors", "model.json"
+_FAMILIAR = "familiar.safetensors"  # a file of its own: versions that do not know it read the model all the same
 
 
 def _digest(data: bytes) -> str:
@@ -37,12 +38,15 @@ def save(
     state: Mapping[str, NDArray[Any]],
     facts: dict[str, Any],
     attachments: Mapping[str, bytes],
+    familiar: Mapping[str, NDArray[Any]],
 ) -> None:
     """Write a model directory beside its final place and move it there."""
     if path.exists() and not (path / _CARD).is_file():
         raise InputError(f"{path} exists and is not a Bitfuse model; choose a new directory")
     weights = save_tensors({k: np.asarray(v, order="C") for k, v in state.items()})
     files = {_WEIGHTS: weights, **attachments}
+    if familiar:
+        files[_FAMILIAR] = save_tensors({k: np.asarray(v, order="C") for k, v in familiar.items()})
     cls = type(hasher)
     card = {
         "format": FORMAT,
@@ -111,12 +115,17 @@ def load(path: str | Path) -> Hasher:
         hasher = resolve(card["method"])(**card["parameters"])
     except TypeError as error:
         raise DamagedFile(f"{root / _CARD} has parameters that the method does not take: {error}") from error
-    try:
-        state = load_tensors((root / _WEIGHTS).read_bytes())
-    except SafetensorError as error:
-        raise DamagedFile(f"{root / _WEIGHTS} is not readable: {error}; restore it or fit again") from error
-    hasher._fitted.update(state=state, **{k: card[k] for k in FACTS})
+    state = _tensors(root / _WEIGHTS)
+    familiar = _tensors(root / _FAMILIAR) if _FAMILIAR in card["files"] else {}
+    hasher._fitted.update(state=state, familiar=familiar, **{k: card[k] for k in FACTS})
     return hasher
+
+
+def _tensors(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        return load_tensors(file.read_bytes())
+    except SafetensorError as error:
+        raise DamagedFile(f"{file} is not readable: {error}; restore it or fit again") from error
 
 
 def attachment(path: str | Path, name: str) -> bytes | None:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitfuse.codes import Codes, check_n_bits
 from bitfuse.errors import DataWarning, InputError, NotFitted
-from bitfuse.hashers import _persist
+from bitfuse.hashers import _familiar, _persist
 from bitfuse.hashers._views import Batch, as_batch, as_labels, check_view_count, require
 
 Array = NDArray[Any]
@@ -83,13 +83,11 @@ class Hasher(ABC):
         """
         batch, y = self._check_training(as_batch(views), labels)
         if self.data_driven and len(batch) < 4 * self.n_bits:
-            warnings.warn(
-                f"{len(batch)} training rows are few for {self.n_bits} bits (at least {4 * self.n_bits} are advised); "
-                "use fewer bits, more rows, or 'lsh', which learns nothing from the data",
-                DataWarning,
-                stacklevel=2,
-            )
-        return self._keep(batch, *self._fit(batch, y, device=device), len(batch), sources)
+            few = f"{len(batch)} training rows are few for {self.n_bits} bits ({4 * self.n_bits} are advised); "
+            warnings.warn(few + "use fewer bits, more rows, or 'lsh', which learns nothing", DataWarning, stacklevel=2)
+        self._keep(batch, *self._fit(batch, y, device=device), len(batch), sources)
+        self._fitted["familiar"] = _familiar.learn(batch, self.seed)
+        return self
 
     @final
     def partial_fit(
@@ -135,6 +133,15 @@ class Hasher(ABC):
         return Codes.from_real(self.project(views, space, device=device))
 
     @final
+    def novelty(self, views: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+        """How unlike the training rows each row is, (n,) float32: a Mahalanobis distance, the greatest of its views.
+
+        1 is the furthest of up to 1,000 training rows that took no part in learning the distance; NaN where nothing is
+        known (fewer than 100 training rows, `partial_fit` alone, an older model). Views and errors as for `project`.
+        """
+        return _familiar.novelty(self._fitted.get("familiar", {}), as_batch(views, self.widths))
+
+    @final
     def clone(self, **changes: Any) -> Self:
         """An unfitted copy with the same parameters, save for `changes`."""
         return dataclasses.replace(self, **changes)
@@ -148,7 +155,7 @@ class Hasher(ABC):
             attachments: further small files kept and checked with the model, file name -> content.
         """
         facts = {k: self._get(k) for k in _persist.FACTS}
-        _persist.save(self, Path(path), self._get("state"), facts, attachments or {})
+        _persist.save(self, Path(path), self._get("state"), facts, attachments or {}, self._fitted.get("familiar", {}))
 
     @property
     def parameters(self) -> dict[str, Any]:

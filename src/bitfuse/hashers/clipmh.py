@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bitfuse.errors import InputError
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bitfuse.errors import InputError, UnknownName
 from bitfuse.hashers._deep import FusedNetwork
+from bitfuse.hashers._views import as_batch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from bitfuse.hashers._fusion import Gated
 
 HIDDEN = 256  # width of each view's layer in the authors' file
+FUSIONS = ("gate", "concatenation", "attention", "bilinear", "sum")
 
 
 @dataclass(kw_only=True, frozen=True, eq=False)
@@ -31,6 +36,9 @@ class CLIPMH(FusedNetwork):
     Parameters:
         variant: `"text"`, the network of the paper's text; `"code"`, that of the authors' file: first a layer of 256
             with tanh for each view, then a gate without bias.
+        fusion: how the views become one vector: `"gate"`, the paper's; `"concatenation"`, the same without a gate; or,
+            for comparison, `"attention"` among a row's views, `"bilinear"` (low rank: a product) or `"sum"`, each
+            after a layer of 256 with tanh for each view.
         loss: the metric loss, which the paper leaves open: `"pairwise"` (logistic), `"balanced"` (the same, similar and
             dissimilar pairs weighing alike), `"contrastive"` (cosine) or `"soft_target"` (squared error of the cosine
             against 2 sigmoid(number of shared labels) - 1).
@@ -61,6 +69,7 @@ class CLIPMH(FusedNetwork):
     """
 
     variant: str = "text"
+    fusion: str = "gate"
     loss: str = "pairwise"
     quantisation: float = 0.05
     scale: float = 40.0
@@ -80,20 +89,28 @@ class CLIPMH(FusedNetwork):
         _losses.metric(self.loss)
         if self.variant not in ("text", "code"):
             raise InputError(f"variant must be 'text' or 'code', got {self.variant!r}")
+        if self.fusion not in FUSIONS:
+            raise UnknownName("fusion", self.fusion, FUSIONS)
+        if self.variant == "code" and self.fusion in FUSIONS[2:]:
+            raise InputError(f"fusion {self.fusion!r} has a layer for each view already; leave variant='code' out")
         if not self.scale > 0:
             raise InputError(f"scale must be above 0, got {self.scale!r}")
 
     def _network(self, widths: Mapping[str, int], n: int, c: int) -> Gated:
         from torch import nn
 
-        from bitfuse.hashers._fusion import ContextGate, Gated, PerView
+        from bitfuse.hashers._fusion import BY_VIEW, ContextGate, Gated, PerView
 
-        network = Gated(list(widths.values()), self.scale)
-        d = sum(widths.values())
+        each = list(widths.values())
+        network, d = Gated(each, self.scale), sum(each)
         if self.variant == "code":
-            network.add_module("views", PerView(list(widths.values()), HIDDEN))
+            network.add_module("views", PerView(each, HIDDEN))
             d = HIDDEN * len(widths)
-        network.add_module("gate", ContextGate(d, bias=self.variant == "text"))
+        if self.fusion == "gate":
+            network.add_module("gate", ContextGate(d, bias=self.variant == "text"))
+        elif self.fusion != "concatenation":
+            network.add_module("fusion", BY_VIEW[self.fusion](each, HIDDEN))
+            d = HIDDEN
         network.add_module("hash", nn.Linear(d, self.n_bits))
         network.add_module("tanh", nn.Tanh())
         return network
@@ -104,8 +121,22 @@ class CLIPMH(FusedNetwork):
         h = network(x, present)  # (m, k)
         return _losses.metric(self.loss)(h, y @ y.T) + self.quantisation * _losses.quantisation(h)
 
+    def fused(self, views: Mapping[str, ArrayLike], *, device: str = "cpu") -> NDArray[np.float32]:
+        """What the hash layer reads: the fused features X_f, (n, d) float32.
+
+        Args:
+            views: as for `project`.
+            device: where the network computes.
+
+        Raises:
+            NotFitted: `fit` has not run.
+        """
+        state = self._get("state")
+        width = state["hash.weight"].shape[1]
+        return self._values(state, as_batch(views, self.widths), lambda network: network.fused, width, device)
+
     def _diagnose(self, network: nn.Module, x: Tensor, present: Tensor) -> dict[str, Any]:
         from bitfuse.hashers._fusion import Gated
 
         assert isinstance(network, Gated)
-        return {"saturated_gates": network.saturated(x, present)}
+        return {"saturated_gates": network.saturated(x, present)} if self.fusion == "gate" else {}

@@ -31,6 +31,7 @@ Missing = Literal["token", "zeros"]
 
 STARTS, FUSIONS, MISSING = get_args(Start), get_args(FusionKind), get_args(Missing)
 _MOST_NEIGHBOURS = 500
+_MOST_COMPARED = 2000  # rows on which views are compared to choose the guide
 
 
 @dataclass(kw_only=True, frozen=True, eq=False)
@@ -50,8 +51,9 @@ class UCMFH(Hasher):
     Parameters:
         start: what W is. `"neighbours"`: each view regresses on the guide view's rows, each averaged with its nearest
             neighbours; `"aligned"`: one ITQ rotation learned on the guide (views of one width); `"none"`, as published.
-        guide: the view whose geometry the codes shall keep; None takes all side by side. Pictures tell more apart than
-            their captions do.
+        guide: the view whose geometry the codes shall keep; None takes all side by side. `"auto"` takes the view that
+            keeps most of its variance when each row is averaged with its nearest neighbours: where neighbours have
+            nothing in common, the average is the same everywhere.
         neighbours: how many are averaged; None is a tenth of the rows, at most 500.
         ridge: of the regression, in units of the mean eigenvalue of a view's covariance.
         targets: temperature of P, the softmax of the guide's averaged rows; 0: P = I, the pair alone, as published.
@@ -90,7 +92,7 @@ class UCMFH(Hasher):
     """
 
     start: Start = "neighbours"
-    guide: str | None = "image"
+    guide: str | None = "auto"
     neighbours: int | None = None
     ridge: float = 0.1
     targets: float = 0.2
@@ -137,8 +139,9 @@ class UCMFH(Hasher):
         schedule = _train.Schedule(self.epochs, self.batch_size, self.learning_rate, patience=self.epochs)
         state = learn_scaling(batch, self.scaling)
         parts = scaled(state, batch, self.scaling)
-        E = self._averaged(parts) if self.start == "neighbours" or self.targets > 0 else None  # (n, d)
-        state |= self._start(batch, parts, E)
+        guide = self._chosen(parts)
+        E = self._averaged(parts, guide) if self.start == "neighbours" or self.targets > 0 else None  # (n, d)
+        state |= self._start(batch, parts, E, guide)
         rng = np.random.default_rng(self.seed)
         x, z_0 = _tensors(parts, device), _tensors(_linear(state, parts, self.n_bits), device)  # (n, d_v), (n, k)
         e = None if E is None or self.targets == 0 else torch.from_numpy(E.astype(np.float32)).to(device)
@@ -168,7 +171,7 @@ class UCMFH(Hasher):
             groups = [{"params": part.parameters(), "lr": rate} for part, rate in rates.items()]
             optimiser = torch.optim.Adam(groups, betas=(0.5, 0.999))
             log = _train.train(network, step, np.arange(len(batch)), schedule, rng, optimiser=optimiser)
-        return {**state, **_train.weights_of(network)}, log
+        return {**state, **_train.weights_of(network)}, {**log, "guide": guide}
 
     def _project(self, state: State, batch: Batch, space: str, *, device: str) -> Array:
         from bitfuse.hashers import _train  # isort: skip
@@ -190,10 +193,9 @@ class UCMFH(Hasher):
         return z
 
     def _check(self, batch: Batch) -> None:
-        if self.guide is not None and self.guide not in batch.arrays:
-            raise UnknownName(
-                "view", self.guide, batch.arrays, "guide must name a view of the training data, or be None"
-            )
+        if self.guide not in (None, "auto", *batch.arrays):
+            allowed = "guide must name a view of the training data, or be 'auto' or None"
+            raise UnknownName("view", str(self.guide), batch.arrays, allowed)
         for name, known in (("start", STARTS), ("fusion", FUSIONS), ("missing", MISSING)):
             if getattr(self, name) not in known:
                 raise UnknownName(f"value of {name}", getattr(self, name), known)
@@ -205,9 +207,25 @@ class UCMFH(Hasher):
                 f"got {self.temperature!r}, {self.targets!r} and {self.ridge!r}"
             )
 
-    def _averaged(self, parts: Mapping[str, Real]) -> Real:
+    def _chosen(self, parts: Mapping[str, Real]) -> str | None:
+        """The guide that was asked for, or the view that keeps most of its variance in the mean of its neighbours."""
+        if self.guide != "auto":
+            return self.guide
+        rows = np.random.default_rng(self.seed).permutation(len(next(iter(parts.values()))))[:_MOST_COMPARED]
+
+        def kept(x: Real) -> float:
+            x = l2_normalise(l2_normalise(x[rows]) - l2_normalise(x[rows]).mean(axis=0))
+            index, _ = nearest(x, x, max(len(x) // 10, 1))
+            mean = np.zeros_like(x)
+            for column in index.T:
+                mean += x[column] / index.shape[1]
+            return float(mean.var(axis=0).sum())
+
+        return max(parts, key=lambda view: kept(parts[view]))
+
+    def _averaged(self, parts: Mapping[str, Real], guide: str | None) -> Real:
         """E (n, d): the guide's rows, each the mean of its neighbours weighed by cosine; centred, at unit length."""
-        x = l2_normalise(np.concatenate(list(parts.values()), axis=1) if self.guide is None else parts[self.guide])
+        x = l2_normalise(np.concatenate(list(parts.values()), axis=1) if guide is None else parts[guide])
         n = len(x)
         k = (
             min(max(n // 10, 1), _MOST_NEIGHBOURS)
@@ -221,12 +239,12 @@ class UCMFH(Hasher):
         E = A @ x
         return l2_normalise(E - E.mean(axis=0))
 
-    def _start(self, batch: Batch, parts: Mapping[str, Real], E: Real | None) -> State:
+    def _start(self, batch: Batch, parts: Mapping[str, Real], E: Real | None, guide: str | None) -> State:
         """`start.<view>` (d_v, k) and `offset.<view>` (k,), such that x W + c has unit variance in training."""
         if self.start == "none":
             return {}
         if E is None or self.start == "aligned":
-            itq = ITQ(n_bits=self.n_bits, seed=self.seed, aligned=True, rotation_from=self.guide)
+            itq = ITQ(n_bits=self.n_bits, seed=self.seed, aligned=True, rotation_from=guide)
             W = dict.fromkeys(parts, itq._fit(batch, None, device="cpu")[0]["W"])
         else:
             Y = E @ principal_axes(E, self.n_bits)  # (n, r)

@@ -120,6 +120,7 @@ class IdTable:
         self._alive = np.empty(0, np.bool_)
         self.places = 0  # dead ones included
         self.dead = 0
+        self.counted = True  # the id of every place is the place itself
         self._next = 0
         self._sorted: tuple[NDArray[np.int64], NDArray[np.int64] | None] = (self._ids, None)
         self._recent: dict[int, int] = {}
@@ -158,6 +159,7 @@ class IdTable:
             self._ids = np.concatenate([self.ids, np.empty(room - start, np.int64)])
             self._alive = np.concatenate([self.alive, np.ones(room - start, np.bool_)])
         in_order = ascending and new[0] >= self._next and self._sorted[1] is None and not self._recent
+        self.counted = self.counted and ascending and new[0] == start and new[-1] == start + n - 1
         self._ids[start : start + n] = new
         self.places = start + n
         self._next = max(self._next, int(new.max()) + 1)
@@ -200,6 +202,7 @@ class IdTable:
         """Drop dead places and return the places that stayed, in order."""
         kept = np.flatnonzero(self.alive)
         self._ids, self._alive = self.ids[kept], np.ones(len(kept), np.bool_)
+        self.counted = self.counted and len(kept) == self.places
         self.places, self.dead = len(kept), 0
         self._sort()
         return kept

@@ -161,13 +161,15 @@ class ScanIndex:
         with self._lock:
             width, bound = check_limits(k, radius, len(self), self.n_bits)
             mask = self._table.allowed(allow)
-            state, ids = self._prepared(), self._table.ids
+            state, ids, counted = self._prepared(), self._table.ids, self._table.counted
         if width == 0 or len(queries) == 0:
             shape = (len(queries), 0 if k is None else width)
             return np.empty(shape, np.int32), np.empty(shape, np.int64)
         scan = partial(_search, state, mask, allow is not None, bound=bound, threads=self.threads)
         distances, rows = _all_within(scan, queries, width) if k is None else scan(queries, k=width)
-        return trim(distances, np.where(rows >= 0, ids[rows], -1), k)
+        if not counted:
+            rows = np.where(rows >= 0, ids[rows], -1)
+        return trim(distances, rows, k)
 
     def _prepared(self) -> _State:
         """The state, with as many rows grouped as pays, and a view without dead rows."""
@@ -198,7 +200,7 @@ def _search(
     """Distances and rows, (q, k), -1 where there are fewer, over groups and tail."""
     if mask is not None and np.count_nonzero(mask) * _NARROW < state.rows:
         rows = np.flatnonzero(mask)
-        distances, found, _ = sweep(_in_strips(state.words(rows)), len(rows), queries, k, bound, _NO_MASK, threads)
+        distances, found = sweep(_in_strips(state.words(rows)), len(rows), queries, k, bound, _NO_MASK, threads)
         return distances, np.where(found >= 0, rows[found], -1) if len(rows) else found
     parts: list[Found] = []
     if state.view is not None and state.base is not None:
@@ -208,14 +210,13 @@ def _search(
             parts.append(_grouped(state.view, queries, k, bound, threads))
     if state.rows > state.grouped:
         allow = _NO_MASK if mask is None else mask[state.grouped :]
-        distances, found, _ = sweep(state.tail, state.rows - state.grouped, queries, k, bound, allow, threads)
-        parts.append((distances, np.where(found >= 0, found + state.grouped, -1)))
+        distances, found = sweep(state.tail, state.rows - state.grouped, queries, k, bound, allow, threads)
+        parts.append((distances, np.where(found >= 0, found + state.grouped, -1) if state.grouped else found))
     return merge(parts, k)
 
 
 def _grouped(view: _Groups, queries: kernels.Words, k: int, bound: int, threads: int) -> Found:
-    distances, found, sizes = sweep(view.strips, len(view), queries, k, bound, _NO_MASK, threads, view.starts)
-    return kernels.expand_groups(distances, found, sizes, view.starts, view.members)
+    return sweep(view.strips, len(view), queries, k, bound, _NO_MASK, threads, view.starts, view.members)
 
 
 def _filtered(

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from bitfuse import kernels
 
 Found = tuple[NDArray[np.int32], NDArray[np.int64]]  # distances and rows, (q, k) each, -1 where there are fewer
-Counted = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]  # and how many there are, (q,)
 
 _SLICED_WORDS = 16  # longer codes are always scanned directly: the network's code grows with them
 _WORTH_COMPILING = 100_000_000  # words that batches have scanned directly before the bit-sliced kernel is compiled
@@ -23,17 +22,18 @@ _scanned: dict[int, int] = {}
 
 def sweep(
     strips: kernels.Words, n_rows: int, queries: kernels.Words, k: int, bound: int, allow: NDArray[np.bool_],
-    threads: int, starts: NDArray[np.int32] = kernels.NO_GROUPS,
-) -> Counted:  # fmt: skip
+    threads: int, starts: NDArray[np.int32] = kernels.NO_GROUPS, members: NDArray[np.int32] = kernels.NO_GROUPS,
+) -> Found:  # fmt: skip
     """`kernels.nearest` over all rows, the work shared among threads, the candidates within their memory."""
     n_queries, n_words = queries.shape
     sliced = slicing_pays(n_words, n_queries, n_rows)
-    at_once = max(1, _CANDIDATES // (6 * min(max(4 * k, 1024), n_rows + 1) + 12 * k))
+    at_once = max(1, _CANDIDATES // (8 * min(max(4 * k, 1024), n_rows + 1) + 12 * k))
     if n_queries * n_rows * n_words < _THREAD_WORK:
         threads = 1
 
-    def run(first: int, last: int, start: int, stop: int) -> Counted:
-        return kernels.nearest(strips, first, last, queries[start:stop], k, bound, allow, starts, sliced=sliced)
+    def run(first: int, last: int, start: int, stop: int) -> Found:
+        asked = queries[start:stop]
+        return kernels.nearest(strips, first, last, asked, k, bound, allow, starts, members, sliced=sliced)[:2]
 
     if threads > 1 and n_queries < min(_SPLIT_QUERIES, at_once + 1):
         share = -(-n_rows // (threads * kernels.BLOCK)) * kernels.BLOCK
@@ -46,19 +46,20 @@ def sweep(
     with ThreadPoolExecutor(min(threads, len(tasks))) as pool:
         parts = list(pool.map(lambda task: run(*task), tasks))
     if tasks[0][3] < n_queries:
-        distances, found, sizes = (np.concatenate(column) for column in zip(*parts))
-        return distances, found, sizes
-    distances, found = merge([(d, rows) for d, rows, _ in parts], k)
-    return distances, found, (found >= 0).sum(axis=1)
+        distances, found = (np.concatenate(column) for column in zip(*parts))
+        return distances, found
+    return merge(parts, k)
 
 
 def merge(parts: list[Found], k: int) -> Found:
-    """The k nearest of several answers over ascending ranges of rows."""
+    """The k nearest of several answers over different rows, by (distance, row)."""
     if len(parts) == 1:
         return parts[0]
     distances, rows = (np.concatenate(column, axis=1) for column in zip(*parts))
-    order = np.argsort(np.where(rows >= 0, distances, np.iinfo(np.int32).max), axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    keys = np.where(rows >= 0, distances.astype(np.int64) << 32 | rows, np.iinfo(np.int64).max)
+    keys = np.sort(keys, axis=1)[:, :k]
+    absent = keys == np.iinfo(np.int64).max
+    return np.where(absent, -1, keys >> 32).astype(np.int32), np.where(absent, -1, keys & 0xFFFFFFFF)
 
 
 def slicing_pays(n_words: int, n_queries: int, n_rows: int) -> bool:

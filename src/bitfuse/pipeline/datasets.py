@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,32 +20,41 @@ from safetensors.numpy import save_file
 from bitfuse.data import shapes
 from bitfuse.data.base import Dataset, Samples
 from bitfuse.data.read import read
+from bitfuse.data.sets import NAMES
 from bitfuse.data.split import split
 from bitfuse.errors import DataWarning, InputError, UnknownName
 from bitfuse.features.base import Backbone
 from bitfuse.pipeline.cache import cache_dir, fingerprint, warn_unwritable
 from bitfuse.pipeline.extract import extract
+from bitfuse.pipeline.published import published
+from bitfuse.pipeline.shapes_views import check_views, with_views
 
 DEFAULT_BACKBONE = "openai/clip-vit-base-patch32"
 
 _SHAPES_RANGE = 1_000_000
 """Item numbers that each part of the shapes data set has for itself."""
 
-_SPLIT = ("n_query", "query_share", "per_class", "train")
+_SPLIT = ("n_query", "query_share", "per_class", "train", "unseen")
 
 
 def dataset(name_or_path: str | Path, **options: Any) -> Dataset:
     """A data set by name, or out of a table, a folder of pictures or a file of arrays.
 
     `"shapes"` is the generated world (a folder of that name is `"./shapes"`): `n_train` 2000, `n_query` 300,
-    `n_gallery` 2000, `seed` 0, `backbone` "pocket", `size` 48 pixels. The three parts are different scenes.
+    `n_gallery` 2000, `seed` 0, `backbone` "pocket", `size` 48 pixels, `style`
+    "flat" (how they are drawn, `bitfuse.data.scenes.STYLES`), `views` (some of "image", "text", "sound" and "frames";
+    default: those that the backbone encodes). The three parts are different scenes.
+
+    `"flickr25k"`, `"nuswide"`, `"coco"`, `"roco"` and `"rsicd"` are published sets in their official layout: `root`
+    (the folder; nothing is downloaded), `backbone` (default `openai/clip-vit-base-patch32`), and for the first three
+    `variant` (`bitfuse.data.sets.NAMES`), `seed`, `per_class` 100 and `train` of the split recipe `per-class`.
 
     Of a path, options are `backbone` (default `openai/clip-vit-base-patch32`; a file of arrays needs none), `n_query`,
-    `query_share`, `per_class`, `train` and `seed` of `bitfuse.data.split.split`, and what the reader takes: `image`,
-    `text`, `labels`, `label_sep`, `id`, `root` for a table, `labels` for a folder, `views` for arrays. Arrays that
-    come in parts of their own are not split again.
+    `query_share`, `per_class`, `train`, `unseen` and `seed` of `bitfuse.data.split.split`, and what the reader takes:
+    `image`, `text`, `labels`, `label_sep`, `id`, `root` for a table, `labels` for a folder, `views` for arrays. Arrays
+    that come in parts of their own are not split again.
 
-    Both take `cache` (True, a folder, or False for none) and `progress`.
+    All take `cache` (True, a folder, or False for none) and `progress`.
 
     Args:
         name_or_path: the name, or a path.
@@ -67,9 +77,22 @@ def dataset(name_or_path: str | Path, **options: Any) -> Dataset:
         if unknown := set(options) - known:
             raise UnknownName("option of shapes", min(unknown), known)
         return _shapes(**options)
+    if name_or_path in NAMES:
+        return _named(str(name_or_path), **options)
     if not Path(name_or_path).exists():
-        raise UnknownName("data set", str(name_or_path), ["shapes"], "or give the path of a file or folder that exists")
+        raise UnknownName(
+            "data set", str(name_or_path), ["shapes", *NAMES], "or give the path of a file or folder that exists"
+        )
     return _from_path(Path(name_or_path), **options)
+
+
+def _named(name: str, *, backbone: str | Backbone = DEFAULT_BACKBONE, **options: Any) -> Dataset:
+    known = set(inspect.signature(published).parameters) - {"name", "encoder"} | {"backbone"}
+    if unknown := set(options) - known:
+        raise UnknownName(f"option of {name}", min(unknown), known)
+    if "root" not in options:
+        raise InputError(f"{name} is read from its official files; give root=, the folder that holds them")
+    return published(name, _loaded(backbone), **options)
 
 
 def _from_path(
@@ -98,8 +121,10 @@ def _from_path(
 
 def _shapes(
     *, n_train: int = 2000, n_query: int = 300, n_gallery: int = 2000, seed: int = 0, size: int = 48,
-    backbone: str | Backbone = "pocket", cache: bool | str | Path = True, progress: bool = False,
+    style: str = "flat", views: Sequence[str] | None = None, backbone: str | Backbone = "pocket",
+    cache: bool | str | Path = True, progress: bool = False,
 ) -> Dataset:  # fmt: skip
+    asked = check_views(views) if views is not None else None
     counts = {"gallery": n_gallery, "query": n_query, "train": n_train}
     if bad := {part: n for part, n in counts.items() if not 1 <= n <= _SHAPES_RANGE}:
         raise InputError(f"the parts of shapes have 1 to {_SHAPES_RANGE:,} scenes, got {bad}")
@@ -108,9 +133,14 @@ def _shapes(
     parts = {}
     for i, (part, n) in enumerate(counts.items()):
         where = {"n": n, "seed": seed, "start": i * _SHAPES_RANGE, "size": size}
-        parts[part] = _scenes(where, encoder, folder, progress)
-    name = f"shapes (seed {seed}, {n_train} train, {n_query} query, {n_gallery} gallery)"
-    return Dataset(name, **parts, notes={"seed": seed, "size": size, "backbone": encoder.name})
+        parts[part] = _scenes(where, style, encoder, folder, progress)
+        if asked is not None:
+            parts[part] = with_views(
+                parts[part], asked, seed=seed, start=where["start"], size=size, style=style, folder=folder
+            )
+    drawn = "" if style == "flat" else f"{style}, "
+    name = f"shapes ({drawn}seed {seed}, {n_train} train, {n_query} query, {n_gallery} gallery)"
+    return Dataset(name, **parts, notes={"seed": seed, "size": size, "style": style, "backbone": encoder.name})
 
 
 def _loaded(backbone: str | Backbone) -> Backbone:
@@ -119,16 +149,16 @@ def _loaded(backbone: str | Backbone) -> Backbone:
     return load(backbone) if isinstance(backbone, str) else backbone
 
 
-def _scenes(where: dict[str, int], encoder: Backbone, folder: Path | None, progress: bool) -> Samples:
+def _scenes(where: dict[str, int], style: str, encoder: Backbone, folder: Path | None, progress: bool) -> Samples:
     """Scenes with features, from the cache where they are known."""
-    first = shapes.generate(4, size=where["size"])  # stands for the version of the world
+    first = shapes.generate(4, size=where["size"], style=style)  # stands for the version of the world, and the style
     drawn = hashlib.sha256(b"".join(bytes(p) for p in first.images or () if isinstance(p, bytes)))
     facts = {v: dict(encoder.describe(v)) for v in encoder.views}
     key = fingerprint({**where, "drawn": drawn.hexdigest(), "texts": first.texts, "backbone": facts})
     file = folder / "shapes" / f"{key}.safetensors" if folder else None
     if file and (known := _restore(file)):
         return known
-    samples, _ = extract(shapes.generate(**where), encoder, progress=progress)
+    samples, _ = extract(shapes.generate(**where, style=style), encoder, progress=progress)
     if file:
         try:
             _store(file, samples)

@@ -120,8 +120,23 @@ def ids_attachment(train: Samples, heldout: Samples) -> dict[str, bytes]:
     return {IDS: json.dumps({"train": list(train.ids), "heldout": list(heldout.ids)}).encode()}
 
 
-def judged_split(model: str | Path, samples: Samples) -> Dataset:
-    """What a saved model may be judged on: its held-out ids as queries, every other row as the gallery.
+def refuse_trained_queries(model: str | Path, dataset: Dataset) -> None:
+    """Refuse to judge a saved model on queries that it was trained on: the data was split otherwise at fit.
+
+    Raises:
+        InputError: a query's id is among the model's training ids.
+    """
+    saved = _persist.attachment(model, IDS)
+    trained = set(dataset.query.ids).intersection(json.loads(saved)["train"]) if saved else set()
+    if trained:
+        raise InputError(
+            f"{len(trained)} of {len(dataset.query)} queries were used to train {model}, for example {min(trained)!r}; "
+            "evaluate it under the variant and split seed that it was fitted with"
+        )
+
+
+def judged_split(model: str | Path, samples: Samples, name: str) -> Dataset:
+    """What a saved model may be judged on: its held-out ids as queries, every other row as the gallery, called `name`.
 
     Data that shares no id with the model's is other data: a tenth of it, by hash of id, are the queries.
 
@@ -145,7 +160,7 @@ def judged_split(model: str | Path, samples: Samples) -> Dataset:
             raise InputError(f"{len(samples)} rows are too few to set a tenth apart as queries; supply more rows")
     rest = samples.take(~is_query)
     return Dataset(
-        name=str(model),
+        name=name,
         train=rest.take([i for i, name in enumerate(rest.ids) if name in trained]),
         query=samples.take(is_query),
         gallery=rest,

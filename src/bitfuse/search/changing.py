@@ -9,12 +9,14 @@ from bitfuse.errors import InputError
 from bitfuse.search.encoder import Encoder, ViewRows
 from bitfuse.search.items import Prepared, check_id, prepare
 from bitfuse.search.session import Session
-from bitfuse.search.writing import AddReport, OnCommit, Record, encoded, write
+from bitfuse.search.writing import AddReport, OnCommit, Record, check_stream, encoded, write
 
 Skipped = list[tuple[str, str]]
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
+    """What a change makes of an item."""
+
     item: Prepared  # as it will be, its views yet to come
     row: int
     before: bytes
@@ -27,26 +29,28 @@ def update(
     session: Session, changes: Iterable[Mapping[str, Any]], batch_size: int, on_commit: OnCommit | None
 ) -> AddReport:
     """See `Collection.update`."""
+    check_stream(changes, on_commit)
     report = AddReport()
-    for batch in _batches(changes, batch_size, report):
+    for batch in batches(changes, batch_size, report):
         while True:
             skipped: Skipped = []
             with session.reading():
                 encoder, generation = session.encoder(), session.mirror.meta["generation"]
                 plans = [plan for change in batch if (plan := _plan(session, change, skipped)) is not None]
-            records = _records(encoder, plans, skipped)
-            if not records or write(session, records, generation):
+            done = records(encoder, plans, skipped)
+            if not done or write(session, done, generation):
                 break
         report.skipped += skipped
-        report.replaced += len(records)
-        if records and on_commit is not None:
-            on_commit([r.item.id for r in records])
+        report.replaced += len(done)
+        if done and on_commit is not None:
+            on_commit([r.item.id for r in done])
     return report
 
 
-def _batches(
+def batches(
     changes: Iterable[Mapping[str, Any]], batch_size: int, report: AddReport
 ) -> Iterator[list[Mapping[str, Any]]]:
+    """Changes in batches without a repeated id; those without a usable id go to the report."""
     batch: dict[str, Mapping[str, Any]] = {}
     for position, change in enumerate(changes):
         try:
@@ -64,13 +68,25 @@ def _batches(
         yield list(batch.values())
 
 
-def _plan(session: Session, change: Mapping[str, Any], skipped: Skipped) -> _Plan | None:
+def checked(change: Mapping[str, Any], encoder: Encoder, types: Mapping[str, str]) -> Prepared:
+    """The parts that a change gives.
+
+    Raises:
+        InputError: one of them is not what it must be, or there is a code among them.
+    """
+    given = prepare(change, encoder, types)
+    if given.code:
+        raise InputError("a code belongs to a whole item and cannot be changed alone; use `add`")
+    return given
+
+
+def _plan(session: Session, change: Mapping[str, Any], skipped: Skipped) -> Plan | None:
     name, encoder = change["id"], session.encoder()
     found = session.store.fetch("SELECT row, digest, text, image, attributes FROM items WHERE id = ?", (name,))
     try:
         if not found:
             raise InputError("there is no item of this id")
-        given = prepare(change, encoder, session.mirror.types)
+        given = checked(change, encoder, session.mirror.types)
     except InputError as error:
         skipped.append((name, str(error)))
         return None
@@ -85,9 +101,7 @@ def _plan(session: Session, change: Mapping[str, Any], skipped: Skipped) -> _Pla
     remade = {view for view in ("text", "image") if view in change and view in encoder.widths} - set(given.views)
     if not remade and not given.views:
         table = f"codes_{session.mirror.meta['generation']}"
-        return _Plan(
-            item, row, before, session.store.value(f"SELECT code FROM {table} WHERE row = ?", (row,)), {}, None
-        )
+        return Plan(item, row, before, session.store.value(f"SELECT code FROM {table} WHERE row = ?", (row,)), {}, None)
     kept: ViewRows = {}
     extracting = item
     if session.view_tables():
@@ -96,10 +110,10 @@ def _plan(session: Session, change: Mapping[str, Any], skipped: Skipped) -> _Pla
             text=item.text if "text" in remade else None, source=item.source if "image" in remade else None
         )
     empty = extracting.text is None and extracting.source is None
-    return _Plan(item, row, before, b"", {**kept, **given.views}, None if empty else extracting)
+    return Plan(item, row, before, b"", {**kept, **given.views}, None if empty else extracting)
 
 
-def _records(encoder: Encoder, plans: Sequence[_Plan], skipped: Skipped) -> list[Record]:
+def records(encoder: Encoder, plans: Sequence[Plan], skipped: Skipped) -> list[Record]:
     """What is to be stored; a change that cannot be carried out whole goes to `skipped`, the item stays."""
     extracting = [plan.extracting for plan in plans if plan.extracting is not None]
     made, reasons = encoder.extract(extracting) if extracting else ({}, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,13 +13,17 @@ import numpy as np
 
 from bitfuse.codes import Codes
 from bitfuse.errors import CollectionError, InputError
-from bitfuse.search import changing, figures, query, upkeep, writing
+from bitfuse.search import approximate as approximate_
+from bitfuse.search import changing, copying, figures, finding, upkeep, writing
 from bitfuse.search.columns import check_types
 from bitfuse.search.encoder import Encoder, copy_model
-from bitfuse.search.items import RESERVED, attribute, check_id
-from bitfuse.search.query import Hit
+from bitfuse.search.facets import facets
+from bitfuse.search.items import RESERVED, Stored, attribute, check_id, check_ids
+from bitfuse.search.paths import check_path
+from bitfuse.search.query import Hit, Query, each
 from bitfuse.search.reencode import reencode
 from bitfuse.search.session import Session, model_directory
+from bitfuse.search.stores.milvus.address import is_address
 from bitfuse.search.stores.sqlite import FILE, Store, refuse_network
 from bitfuse.search.writing import AddReport, OnCommit
 
@@ -58,25 +62,33 @@ class Collection:
     @classmethod
     def create(
         cls, path: str | os.PathLike[str], *, model: Hasher | str | os.PathLike[str], backbone: Backbone | None = None,
-        filterable: Mapping[str, str] | None = None, store_views: bool = True, keep_images: bool = False,
-    ) -> Self:  # fmt: skip
+        filterable: Mapping[str, str] | None = None, store_views: bool | None = None, keep_images: bool = False,
+    ) -> Collection:  # fmt: skip
         """Make an empty collection.
 
         Args:
-            path: a directory that does not exist yet, or is empty, on a local file system.
-            model: a fitted hasher, or a model directory; it is copied into the collection.
+            path: a directory that does not exist yet, or is empty, on a local file system; or the address of a
+                collection on a Milvus server that does not exist yet, `milvus://host:port/name`.
+            model: a fitted hasher, or a model directory; it is copied into the collection. For Milvus a directory,
+                which stays where it is.
             backbone: encodes texts and pictures in place of the one that the model records, which it must equal.
             filterable: attributes that filters are to be fast on, name -> `"int"`, `"float"`, `"str"` or `"bool"`.
                 Any other attribute can be filtered on too, more slowly. They stay as they are declared here.
-            store_views: keep the views as float16 (2 bytes a number), for reranking and re-encoding.
+            store_views: keep the views as float16 (2 bytes a number), for reranking and re-encoding; None for yes in a
+                directory, and no on a Milvus server, which cannot.
             keep_images: keep the bytes of the pictures as well; otherwise only the paths that are given.
 
         Raises:
             CollectionError: the path is taken, on a network file system, or the backbone is not the model's.
             InputError: not a model, or a bad name or type of an attribute.
         """
-        directory = Path(path)
-        types = check_types(filterable or {})
+        directory = check_path(path, "path")
+        if is_address(os.fspath(path)):
+            return _remote().create(
+                path, model=model, backbone=backbone, filterable=filterable, store_views=store_views,
+                keep_images=keep_images,
+            )  # fmt: skip
+        types = check_types({} if filterable is None else filterable)
         for name in types:
             if name in RESERVED:
                 raise InputError(
@@ -86,7 +98,7 @@ class Collection:
         with upkeep.new_directory(directory) as partial:
             copy_model(model, model_directory(partial, 1))
             encoder = Encoder(model_directory(partial, 1), backbone)
-            views = {name: f"views_1_{i}" for i, name in enumerate(encoder.widths)} if store_views else {}
+            views = {name: f"views_1_{i}" for i, name in enumerate(encoder.widths)} if store_views is not False else {}
             meta = {
                 "uuid": uuid.uuid4().hex, "generation": 1, "seq": 0, "next_row": 1, "model": encoder.digest,
                 "n_bits": encoder.n_bits, "views": views, "filterable": types, "keep_images": keep_images,
@@ -101,22 +113,23 @@ class Collection:
         return cls.open(directory, backbone=backbone)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, backbone: Backbone | None = None) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, backbone: Backbone | None = None) -> Collection:
         """Open a collection that `create` made.
 
         Args:
-            path: its directory.
+            path: its directory; or its address on a Milvus server, `milvus://host:port/name?model=DIR`, DIR being the
+                directory of its model: see `bitfuse.search.stores.milvus`.
             backbone: as for `create`.
 
         Raises:
-            InputError: no such directory, or an address of a kind of store that this version does not have.
+            InputError: no such collection, or an address of a kind of store that this version does not have.
             DamagedFile: the database or the model is missing or damaged.
             UnknownFormat: written by a newer version.
             CollectionError: another backbone or model than recorded, or a network file system.
         """
-        if "://" in os.fspath(path):
-            raise InputError(f"{os.fspath(path)!r} is an address; this version opens directories only")
-        directory = Path(path)
+        directory = check_path(path, "path")
+        if is_address(os.fspath(path)):
+            return _remote().open(path, backbone=backbone)
         upkeep.check_exists(directory)
         refuse_network(directory)
         collection = cls(Session(directory, backbone))
@@ -150,8 +163,9 @@ class Collection:
         Args:
             items: `{"id": str of 1 to 512 bytes, "image": path or bytes, "text": str, **attributes}`, each part but the
                 id optional; or with `"views"`, name -> (d,) numbers, which are then taken as they are (and, beside
-                the picture or text that they were computed from, are no content of their own). Attributes are str, int
-                (64 bits), float, bool or None; NaN counts as None.
+                the picture or text that they were computed from, are no content of their own); or with `"code"`, one
+                code that this collection's own model made elsewhere (bytes of ceil(n_bits / 8), or `Codes` of one),
+                which is taken as it is. Attributes are str, int (64 bits), float, bool or None; NaN counts as None.
             batch_size: items of one transaction.
             on_conflict: what to do with an id that is there with other content: `"replace"`, `"skip"` or `"error"`.
                 With the same content it is left alone in any case.
@@ -193,6 +207,12 @@ class Collection:
             found = self._session.store.fetch("SELECT row, image FROM items WHERE id = ?", (check_id(id),))
             return self._session.picture(*found[0]) if found else None
 
+    def pictured(self, ids: Iterable[str]) -> set[str]:
+        """Which of these items have a picture, kept or by its path."""
+        sql = "SELECT id FROM items WHERE id IN ({}) AND (image IS NOT NULL OR row IN (SELECT row FROM pictures))"
+        with self._session.reading():
+            return {name for (name,) in self._session.store.among(sql, check_ids(ids))}
+
     def count(self, where: str | None = None) -> int:
         """The number of items, or of those that satisfy a filter."""
         with self._session.reading():
@@ -205,7 +225,7 @@ class Collection:
         self, text: str | None = None, image: str | os.PathLike[str] | bytes | None = None,
         views: Mapping[str, Any] | None = None, like: str | None = None, weights: Mapping[str, float] | None = None,
         k: int | None = 10, radius: int | None = None, where: str | None = None, rerank: bool = False,
-        explain: bool = False, *, code: Codes | None = None,
+        explain: bool = False, *, code: Codes | None = None, asymmetric: bool = False, approximate: bool = False,
     ) -> list[Hit]:  # fmt: skip
         """Find the nearest items; among equally near ones those that were added first.
 
@@ -223,22 +243,103 @@ class Collection:
             rerank: order the nearest 10 k by the stored float16 views instead of by distance alone.
             explain: give every hit an `explanation`.
             code: one code to look for.
+            asymmetric: keep the query's values before the sign, |z| of which says how sure a bit is, and add them up
+                over the bits that differ (scaled: n_bits at most); finer than Hamming distance, and slower.
+            approximate: look only where `build_approximate` says the nearest are likely; with a filter all the same
+                exactly.
 
         Raises:
             InputError: nothing to look for, a bad filter, picture, view or number.
             MissingView: the model cannot encode the views given without another.
             UnknownName: a filter on an attribute that no item ever had.
         """
-        asked = query.Query(text, image, views, like, code, weights, k, radius, where, rerank, explain)
-        return query.search(self._session, asked)
+        asked = Query(
+            text, image, views, like, code, weights, k, radius, where, rerank, explain, asymmetric, approximate
+        )  # fmt: skip
+        return finding.search(self._session, [asked])[0]
+
+    def search_many(
+        self, queries: Iterable[Mapping[str, Any]], k: int | None = 10, radius: int | None = None,
+        where: str | None = None, rerank: bool = False, explain: bool = False, *, asymmetric: bool = False,
+        approximate: bool = False,
+    ) -> list[list[Hit]]:  # fmt: skip
+        """Answer many queries at once: one pass over the codes for all of them, and one through the backbone.
+
+        Args:
+            queries: `{"text", "image", "views", "like", "weights", "code"}`, as the arguments of `search`.
+            k, radius, where, rerank, explain, asymmetric, approximate: of all of them, as for `search`.
+
+        Returns:
+            The hits of each query, as `search` gives them.
+
+        Raises:
+            InputError: a query that is no mapping, or holds anything else; otherwise as for `search`.
+        """
+        nothing = (None, None, None, None, None, None)
+        common = Query(*nothing, k, radius, where, rerank, explain, asymmetric, approximate)
+        return finding.search(self._session, each(queries, common))
+
+    def build_approximate(self, lists: int | None = None, probes: int | None = None) -> dict[str, Any]:
+        """Part the codes into lists of near ones, for `search(approximate=True)`; for many millions of items.
+
+        It is kept on disk, and items that change afterwards are searched exactly beside it, until it is built anew.
+
+        Args:
+            lists: how many; None for four times the root of the number of items.
+            probes: how many of them a query reads; None for one in sixteen.
+
+        Returns:
+            `{"items", "lists", "probes", "recall_at_10", "times_faster", "bytes"}`, measured on items as queries.
+
+        Raises:
+            MissingDependency: FAISS is not installed (extra `faiss`).
+        """
+        return approximate_.build(self._session, lists, probes)
 
     def dedupe(self, radius: int = 0, where: str | None = None) -> list[list[str]]:
         """Near-duplicates: groups of ids, each item within `radius` of another of its group; single items left out."""
         return figures.dedupe(self._session, radius, where)
 
+    @property
+    def encoder(self) -> Encoder:
+        """The model of the present generation and the backbone before it."""
+        with self._session.reading():
+            return self._session.encoder()
+
+    def facets(self, limit: int = 20) -> dict[str, dict[str, Any]]:
+        """The declared attributes, name -> `{"type", "present", "distinct"}`, with `min` and `max` of numbers.
+
+        Args:
+            limit: of texts and truth values, so many of the most frequent stand in `values`, each with its count.
+        """
+        return facets(self._session, limit)
+
     def stats(self) -> dict[str, Any]:
         """Sizes, share of distinct codes, largest bucket, measured latency, and a notice where the data drifted."""
         return figures.stats(self._session)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `create` was given beside the model: `{"filterable", "store_views", "keep_images"}`."""
+        with self._session.reading():
+            meta = self._session.mirror.meta
+        return {
+            "filterable": dict(meta["filterable"]),
+            "store_views": bool(meta["views"]),
+            "keep_images": meta["keep_images"],
+        }
+
+    def stored(self) -> Iterator[list[Stored]]:
+        """All items of one moment with codes, views and kept pictures, in insertion order, in pages."""
+        return copying.read(self._session)
+
+    def restore(self, items: Sequence[Stored]) -> None:
+        """Store items as another collection of the same model has them; they keep their order, their ids must be new.
+
+        Raises:
+            CollectionError: an id is there already; nothing was stored.
+        """
+        copying.restore(self._session, items)
 
     def compact(self) -> None:
         """Write the code file, from which opening is fast, and give the space of deleted items back."""
@@ -250,7 +351,7 @@ class Collection:
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the collection as it is now into a new directory, also while it is written."""
-        upkeep.backup(self._session, Path(path))
+        upkeep.backup(self._session, check_path(path, "path"))
 
     def export(self, path: str | os.PathLike[str], views: bool = False) -> int:
         """Write all items, in insertion order, to a Parquet file; the number of items.
@@ -259,7 +360,7 @@ class Collection:
             path: of the file; one that is there is replaced.
             views: write the stored views too.
         """
-        return upkeep.export(self._session, Path(path), views)
+        return upkeep.export(self._session, check_path(path, "path"), views)
 
     def reencode(
         self, model: Hasher | str | os.PathLike[str], backbone: Backbone | None = None, batch_size: int = BATCH
@@ -274,6 +375,12 @@ class Collection:
         """
         _check_batch(batch_size)
         reencode(self._session, model, backbone, batch_size)
+
+
+def _remote() -> type[Collection]:
+    from bitfuse.search.stores.milvus.collection import MilvusCollection
+
+    return MilvusCollection
 
 
 def _check_batch(batch_size: int) -> None:

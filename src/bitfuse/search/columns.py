@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfuse.errors import InputError, UnknownName
-from bitfuse.search.filters import Compare, In, IsNull, Value, kind_of
+from bitfuse.search.filters import And, Compare, Filter, In, IsNull, Not, Or, Value, kind_of
 
 TYPES = {"int": "number", "float": "number", "str": "text", "bool": "truth"}
 """The types an attribute can be declared with, and the kind of value that it compares with."""
@@ -22,8 +22,10 @@ _INT_RANGE = (-(2**63), 2**63 - 1)
 
 def check_types(types: Mapping[str, str]) -> dict[str, str]:
     """The declared types, checked: name -> `"int"`, `"float"`, `"str"` or `"bool"`."""
+    if not isinstance(types, Mapping):
+        raise InputError(f"filterable must map names of attributes to types, got {type(types).__name__}")
     for name, kind in types.items():
-        if kind not in TYPES:
+        if not isinstance(kind, str) or kind not in TYPES:
             raise UnknownName(f"type of attribute {name!r}", str(kind), TYPES)
     return dict(types)
 
@@ -68,6 +70,25 @@ def coerce(kind: str, name: str, value: Any) -> Value | None:
         raise InputError(f"attribute {name!r} is declared {kind}, got {value!r:.80}")
     typed: Value = value
     return typed
+
+
+def check_kinds(node: Compare | In, declared: str) -> None:
+    """Raise `InputError` if a predicate compares an attribute with a value of another kind than it is declared."""
+    for value in node.values if isinstance(node, In) else (node.value,):
+        if kind_of(value) != TYPES[declared]:
+            shown = f"'{value}'" if isinstance(value, str) else str(value).lower()
+            raise InputError(f"attribute {node.name!r} is declared {declared}, it cannot be compared with {shown}")
+
+
+def comparable(node: Filter, types: Mapping[str, str]) -> None:
+    """Raise `InputError` if a filter compares a declared attribute with a value of another kind."""
+    if isinstance(node, And | Or):
+        for part in node.parts:
+            comparable(part, types)
+    elif isinstance(node, Not):
+        comparable(node.part, types)
+    elif not isinstance(node, IsNull) and node.name in types:
+        check_kinds(node, types[node.name])
 
 
 class Column:
@@ -122,15 +143,11 @@ class Column:
         x = self._values[: self._n]
         if isinstance(node, IsNull):
             return np.isnan(x) if self.kind == "float" else self._null[: self._n] if self.kind == "int" else x < 0
-        given = node.values if isinstance(node, In) else (node.value,)
-        for value in given:
-            if kind_of(value) != TYPES[self.kind]:
-                shown = f"'{value}'" if isinstance(value, str) else str(value).lower()
-                raise InputError(f"attribute {self.name!r} is declared {self.kind}, it cannot be compared with {shown}")
+        check_kinds(node, self.kind)
         if self.kind == "str":
             return self._text_mask(x, node)
         if isinstance(node, In):
-            wanted = [v for v in given if self.kind != "int" or _is_integer(v)]
+            wanted = [v for v in node.values if self.kind != "int" or _is_integer(v)]
             found = np.isin(x, np.array(wanted, x.dtype)) if wanted else np.zeros(len(x), bool)
         elif self.kind == "int":
             found = _compare_integers(x, node.op, node.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import sys
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from bitfuse.codes import Codes
 from bitfuse.errors import CollectionError, DamagedFile, InputError, MissingView
 from bitfuse.hashers import _persist
+from bitfuse.pipeline.coding import check_backbone, item_codes, lacking, model_digest
+from bitfuse.search.paths import check_path
 from bitfuse.search.stores.codefile import sync_directory
 
 if TYPE_CHECKING:
@@ -30,43 +31,26 @@ ViewRows = dict[str, NDArray[np.float32]]
 _NO_BACKBONE = "arrays only"
 
 
-def model_digest(directory: Path) -> str:
-    """A hash of a model directory, by its card, which holds the hashes of all other files."""
-    return "sha256:" + hashlib.sha256((directory / "model.json").read_bytes()).hexdigest()
-
-
 def copy_model(model: Hasher | str | os.PathLike[str], target: Path) -> None:
     """Put a model (fitted, or a model directory with its attachments) into a new directory, synced."""
     if isinstance(model, str | os.PathLike):
-        source = Path(model)
-        names = ["model.json", *_persist.read_card(source)["files"]]
+        source = check_path(model, "model")
+        try:
+            names = ["model.json", *_persist.read_card(source)["files"]]
+        except OSError as error:
+            raise InputError(f"{source} cannot be read as a model: {error.strerror or error}") from error
         target.mkdir(parents=True)
         for name in names:
             with open(target / name, "wb") as file:
                 file.write((source / name).read_bytes())
                 file.flush()
                 os.fsync(file.fileno())
+    elif not hasattr(model, "save"):
+        raise InputError(f"model must be a fitted hasher or the directory of one, got {type(model).__name__}")
     else:
         model.save(target)
     sync_directory(target)
     sync_directory(target.parent)
-
-
-def check_backbone(backbone: Backbone, sources: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise `CollectionError` unless a backbone makes the features that a model was fitted on."""
-    for view, recorded in sources.items():
-        if view not in backbone.views:
-            continue
-        given = backbone.describe(view)
-        # equal weights are the same backbone, wherever it was found
-        place = {"backbone", "revision"} if {"weights"} <= {*given} & {*recorded} else set()
-        differ = sorted(k for k in {*given, *recorded} - place if given.get(k) != recorded.get(k))
-        if differ:
-            shown = ", ".join(f"{k}: {recorded.get(k)!r} recorded, {given.get(k)!r} given" for k in differ)
-            raise CollectionError(
-                f"the model's {view!r} features came from another backbone than {backbone.name!r} ({shown}); "
-                "name the recorded one, or fit a model on features of this one"
-            )
 
 
 class Encoder:
@@ -168,7 +152,10 @@ class Encoder:
         for name, value in views.items():
             if name not in self.widths:
                 raise InputError(f"unknown view {name!r}; the model of this collection has {list(self.widths)}")
-            row = np.asarray(value)
+            try:
+                row = np.asarray(value)
+            except ValueError as error:  # nested lists of unequal lengths
+                raise InputError(f"view {name!r} must be {self.widths[name]} numbers: {error}") from error
             if row.ndim == 2 and len(row) == 1:
                 row = row[0]
             if row.shape != (self.widths[name],) or row.dtype.kind not in "iuf":
@@ -210,29 +197,11 @@ class Encoder:
 
     def lacking(self, rows: ViewRows) -> str | None:
         """A view without which this model cannot encode an item that has `rows`; None where it can."""
-        if not self.fused:
-            spaces = self.hasher.spaces
-            return None if any(space in rows for space in spaces) else spaces[0]
-        if self.hasher.accepts_missing == "none":
-            return next((name for name in self.widths if name not in rows), None)
-        return None
+        return lacking(self.hasher, rows)
 
     def encode(self, rows: Sequence[ViewRows]) -> Codes:
-        """The codes of items, none of which is `lacking` a view: the fused code, or that of the first view they have.
-
-        A cross-modal model gives every view a code in one common space; the first of its spaces stands for the item.
-        """
-        stacked = self._stack(rows)
-        if self.fused:
-            return self.hasher.encode(stacked, "fused")
-        packed = np.empty((len(rows), -(-self.n_bits // 8)), np.uint8)
-        left = np.ones(len(rows), bool)
-        for space in self.hasher.spaces:
-            here = left & np.array([space in r for r in rows])
-            if here.any():
-                packed[here] = self.hasher.encode({space: stacked[space][here]}, space).packed
-                left &= ~here
-        return Codes(packed, self.n_bits)
+        """The codes of items, none of which is `lacking` a view; see `bitfuse.pipeline.coding.item_codes`."""
+        return item_codes(self.hasher, self._stack(rows))
 
     def _stack(self, rows: Sequence[ViewRows]) -> ViewRows:
         stacked = {}
@@ -248,26 +217,48 @@ class Encoder:
         Raises:
             InputError: an empty text, or a picture that cannot be opened.
         """
-        rows: ViewRows = {}
-        for view, given in (("text", text), ("image", image)):
-            if given is not None and view not in self.widths:
+        return self.query_views_of([(text, image)])[0]
+
+    def query_views_of(
+        self, asked: Sequence[tuple[str | None, str | os.PathLike[str] | bytes | None]]
+    ) -> list[ViewRows]:
+        """The same for several queries, (text, image) each: one pass for all texts and one for all pictures."""
+        texts = {i: text for i, (text, _) in enumerate(asked) if text is not None}
+        pictures = {i: image for i, (_, image) in enumerate(asked) if image is not None}
+        for view, given in (("text", texts), ("image", pictures)):
+            if given and view not in self.widths:
                 raise InputError(f"this collection's model has no {view!r} view, only {list(self.widths)}")
-        if text is not None:
+        for text in texts.values():
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"text must be a non-empty string, got {text!r:.80}")
-            rows["text"] = self.query_backbone.encode("text", [text])[0]
-        if image is not None:
+        rows: list[ViewRows] = [{} for _ in asked]
+        if texts:
+            for i, row in zip(texts, self.query_backbone.encode("text", list(texts.values()))):
+                rows[i]["text"] = row
+        if pictures:
             from bitfuse.features.images import open_image
 
-            source = image if isinstance(image, bytes) else Path(image)
-            rows["image"] = self.query_backbone.encode("image", [open_image(source)])[0]
+            sources = [p if isinstance(p, bytes) else check_path(p, "image") for p in pictures.values()]
+            backbone = self.query_backbone
+            for i, row in zip(pictures, backbone.encode("image", [open_image(source) for source in sources])):
+                rows[i]["image"] = row
         return rows
 
     def query_codes(self, rows: ViewRows, weights: Mapping[str, float] | None) -> list[tuple[Codes, float]]:
-        """One or more codes of a query, each with the weight of its distance.
+        """One or more codes of a query, each with the weight of its distance: the signs of `query_values`.
 
-        A fused model gives one code: that of all views together, or with weights the sign of the weighted sum of the
-        values before the sign of each view alone. A cross-modal model gives a code for each view.
+        Raises:
+            MissingView: the model cannot encode these views alone.
+        """
+        return [(Codes.from_real(z[None]), weight) for z, weight in self.query_values(rows, weights)]
+
+    def query_values(
+        self, rows: ViewRows, weights: Mapping[str, float] | None
+    ) -> list[tuple[NDArray[np.float32], float]]:
+        """What a query has before the sign, (n_bits,), once or more, each with the weight of its distance.
+
+        A fused model gives one: of all views together, or with weights the weighted sum of what each view gives alone.
+        A cross-modal model gives one for each view.
 
         Raises:
             MissingView: the model cannot encode these views alone.
@@ -275,16 +266,24 @@ class Encoder:
         wanted = dict.fromkeys(rows, 1.0) if weights is None else check_weights(weights, rows)
         if not self.fused:
             total = sum(wanted.values())
-            return [(self.hasher.encode({k: rows[k][None]}, k), w / total) for k, w in wanted.items() if w]
+            return [(self.hasher.project({k: rows[k][None]}, k)[0], w / total) for k, w in wanted.items() if w]
         if weights is None:
             self._require(rows)
-            return [(self.hasher.encode({k: v[None] for k, v in rows.items()}, "fused"), 1.0)]
-        z = np.zeros((1, self.n_bits), np.float32)
+            return [(self.hasher.project({k: v[None] for k, v in rows.items()}, "fused")[0], 1.0)]
+        z = np.zeros(self.n_bits, np.float32)
         for name, weight in wanted.items():
             if weight:
                 self._require({name: rows[name]})
-                z += weight * self.hasher.project({name: rows[name][None]}, "fused")
-        return [(Codes.from_real(z), 1.0)]
+                z += weight * self.hasher.project({name: rows[name][None]}, "fused")[0]
+        return [(z, 1.0)]
+
+    def novelty(self, rows: ViewRows) -> float:
+        """How unlike the training rows a query is (`Hasher.novelty`), its words left out; NaN where nothing is known.
+
+        What people type is unlike the descriptions that a model learned from, whatever they ask for.
+        """
+        seen = {name: row[None] for name, row in rows.items() if name != "text"}
+        return float(self.hasher.novelty(seen)[0]) if seen else math.nan
 
     def _require(self, rows: ViewRows) -> None:
         missing = self.lacking(rows)
@@ -300,6 +299,8 @@ class Encoder:
 
 def check_weights(weights: Mapping[str, float], rows: ViewRows) -> dict[str, float]:
     """The weights of the views that a query has: numbers of 0 or more, not all zero."""
+    if not isinstance(weights, Mapping) or not all(isinstance(w, int | float) for w in weights.values()):
+        raise InputError(f"weights must map views to numbers, got {weights!r:.80}")
     found = {name: float(weights.get(name, 0.0)) for name in rows}
     if not all(0 <= w < float("inf") for w in found.values()) or not any(found.values()):
         raise InputError(

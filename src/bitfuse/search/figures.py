@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bitfuse.codes import Codes
 from bitfuse.errors import InputError
 from bitfuse.index.scan import ScanIndex
+from bitfuse.search import approximate
 from bitfuse.search.mirror import CODE_FILE
 from bitfuse.search.session import Session, model_directory
 from bitfuse.search.stores.sqlite import FILE
@@ -82,11 +83,19 @@ def stats(session: Session) -> dict[str, Any]:
         "distinct_codes": len(times),
         "distinct_share": round(len(times) / n, 4) if n else None,
         "largest_bucket": int(times.max(initial=0)),
+        "buckets": _buckets(times),
         "latency_ms": latency,
         "code_file": "none; compact writes it" if mirror.rebuilt is None else mirror.rebuilt or "mapped",
         "not_compacted": pending + tombstones,
+        "approximate": approximate.figures(session),
         "drift": drift(codes),
     }
+
+
+def _buckets(times: NDArray[np.intp]) -> list[list[int]]:
+    """[smallest size, number of distinct codes] of buckets of 1, 2 to 3, 4 to 7, ... items; empty ones left out."""
+    powers, counts = np.unique(np.frexp(times)[1] - 1, return_counts=True)
+    return [[1 << int(power), int(count)] for power, count in zip(powers, counts)]
 
 
 def _latency(session: Session, codes: Codes) -> float:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitfuse.codes import Codes
 from bitfuse.errors import InputError
 from bitfuse.search.columns import coerce
 from bitfuse.search.encoder import Encoder
 
 RESERVED = ("id", "text", "image", "views")
+_CODED = (*RESERVED, "code")
 _BAD_NAME = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
 _BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
 _INT_RANGE = (-(2**63), 2**63 - 1)
-_encode = json.JSONEncoder(ensure_ascii=False).encode
+_PLAIN: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
 class Prepared(NamedTuple):
@@ -36,6 +38,8 @@ class Prepared(NamedTuple):
         source: the picture as given, for extraction.
         attributes: name -> str, int, float, bool or None.
         views: precomputed views; empty where they are to be extracted.
+        code: precomputed code, packed; empty where it is to be made of the views.
+        digest: the hash of the content as another collection stored it; empty where it is to be computed.
     """
 
     id: str
@@ -44,28 +48,58 @@ class Prepared(NamedTuple):
     source: Path | bytes | None = None
     attributes: dict[str, Any] = {}  # noqa: RUF012 - never changed
     views: dict[str, NDArray[np.float32]] = {}  # noqa: RUF012 - never changed
+    code: bytes = b""
+    digest: bytes = b""
 
     def content(self) -> tuple[str, bytes]:
         """The attributes as JSON, and a hash of all of it: the same hash means the same content.
 
-        A view given beside the picture or text that it was computed from is no content of its own.
+        A view given beside the picture or text that it was computed from is no content of its own; nor is a code given
+        beside a picture, a text or a view.
         """
-        attributes = _encode(self.attributes)
+        attributes = "{" + ", ".join([f"{encode_basestring(k)}: {_json(v)}" for k, v in self.attributes.items()]) + "}"
+        if self.digest:
+            return attributes, self.digest
         origins = {"image": self.source, "text": self.text}
         given = {name: row for name, row in self.views.items() if origins.get(name) is None}
-        facts = _encode([self.text, self.image, _picture_facts(self.source), attributes, list(given)])
+        picture = self.source if self.source is None else _picture_facts(self.source)
+        names = ", ".join([encode_basestring(name) for name in given])
+        facts = (
+            f"[{_json(self.text)}, {_json(self.image)}, {_json(picture)}, {encode_basestring(attributes)}, [{names}]]"
+        )
         hasher = hashlib.blake2b(facts.encode(), digest_size=16)
         for row in given.values():
             hasher.update(row.data)
+        if self.source is None and self.text is None and not self.views:
+            hasher.update(self.code)
         return attributes, hasher.digest()
 
 
-def _picture_facts(source: Path | bytes | None) -> list[int] | str | None:
+def _json(value: str | float | list[int] | None) -> str:
+    """A plain value as `json.dumps(value, ensure_ascii=False)` writes it, in a third of the time."""
+    if isinstance(value, str):
+        return encode_basestring(value)
+    return "null" if value is None else "true" if value is True else "false" if value is False else repr(value)
+
+
+class Stored(NamedTuple):
+    """An item as a collection has it, with what another one needs to keep it just so.
+
+    Attributes:
+        row: insertion row number; ascending, and with gaps.
+        item: with its digest, and where they are kept its views and the bytes of its picture (`source`).
+        code: packed.
+    """
+
+    row: int
+    item: Prepared
+    code: bytes
+
+
+def _picture_facts(source: Path | bytes) -> list[int] | str | None:
     # size and time of change stand for the content, as in rsync: reading every picture again would take hours
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    if source is None:
-        return None
     try:
         status = source.stat()
     except (OSError, ValueError):
@@ -73,17 +107,30 @@ def _picture_facts(source: Path | bytes | None) -> list[int] | str | None:
     return [status.st_size, status.st_mtime_ns]
 
 
+def _good_text(value: str) -> bool:
+    return "\0" not in value if value.isascii() else not _BAD_TEXT.search(value)
+
+
 def check_id(value: Any) -> str:
     """An id: a string of 1 to 512 bytes in UTF-8 without NUL."""
-    if not isinstance(value, str) or _BAD_TEXT.search(value) or not 1 <= len(value.encode()) <= 512:
+    if not isinstance(value, str) or not _good_text(value) or not 1 <= len(value.encode()) <= 512:
         raise InputError(f"an id must be a string of 1 to 512 bytes, got {value!r:.80}")
     return value
+
+
+def check_ids(ids: Any) -> list[str]:
+    """One id, or several of any iterable kind, as a list."""
+    if isinstance(ids, str):
+        return [check_id(ids)]
+    if not isinstance(ids, Iterable) or isinstance(ids, bytes | Mapping):
+        raise InputError(f"ids must be a string or several of them, got {type(ids).__name__}")
+    return [check_id(name) for name in ids]
 
 
 def _text(value: Any) -> str | None:
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or _BAD_TEXT.search(value):
+    if not isinstance(value, str) or not _good_text(value):
         raise InputError(f"text must be a string without NUL, got {value!r:.80}")
     return value
 
@@ -108,12 +155,14 @@ def attribute(name: Any, value: Any, types: Mapping[str, str]) -> Any:
         raise InputError(
             f"an attribute name has 1 to 128 characters and no quote, backslash or control, got {name!r:.80}"
         )
-    if isinstance(value, np.generic):
-        value = value.item()
-    if name in types:
-        value = coerce(types[name], name, value)
-    kind = type(value)
-    if kind is str and not _BAD_TEXT.search(value):
+    kind, declared = type(value), types.get(name)
+    if declared is None or kind is not _PLAIN[declared]:
+        if isinstance(value, np.generic):
+            value = value.item()
+        if declared is not None:
+            value = coerce(declared, name, value)
+        kind = type(value)
+    if kind is str and _good_text(value):
         return value
     if kind is float and math.isfinite(value):
         return value
@@ -127,8 +176,21 @@ def attribute(name: Any, value: Any, types: Mapping[str, str]) -> Any:
                      f"got {value!r:.80}")  # fmt: skip
 
 
+def _code(value: Any, n_bits: int) -> bytes:
+    """A given code, packed: `bytes` of ceil(n_bits / 8), or `Codes` of one."""
+    packed = value.packed.tobytes() if isinstance(value, Codes) else value
+    given = value.n_bits if isinstance(value, Codes) else 8 * len(packed)
+    if len(packed) != -(-n_bits // 8) or (isinstance(value, Codes) and given != n_bits):
+        raise InputError(f"the code of an item must be one of {n_bits} bits, got {len(packed)} byte(s), {given} bits")
+    if packed[-1] & ((1 << -n_bits % 8) - 1):
+        raise InputError(f"a code has bits set beyond bit {n_bits}; pad it with zeros, as bitfuse.Codes does")
+    return packed
+
+
 def prepare(item: Any, encoder: Encoder, types: Mapping[str, str]) -> Prepared:
-    """Check one item: `{"id", "image", "text", **attributes}`, or with precomputed `"views"`.
+    """Check one item: `{"id", "image", "text", **attributes}`, or with precomputed `"views"` or a `"code"`.
+
+    Under the name `code`, bytes and `Codes` are the item's code; anything else is an attribute of that name.
 
     Raises:
         InputError: anything in it is not what it must be.
@@ -137,14 +199,16 @@ def prepare(item: Any, encoder: Encoder, types: Mapping[str, str]) -> Prepared:
         raise InputError(f"an item must be a mapping with an 'id', got {type(item).__name__}")
     name = check_id(item.get("id"))
     image, source = _image(item.get("image"))
-    views = item.get("views")
+    views, code = item.get("views"), item.get("code")
+    coded = isinstance(code, bytes | Codes)
     return Prepared(
         name,
         _text(item.get("text")),
         image,
         source,
-        {k: attribute(k, v, types) for k, v in item.items() if k not in RESERVED},
+        {k: attribute(k, v, types) for k, v in item.items() if k not in (_CODED if coded else RESERVED)},
         {} if views is None else encoder.check_rows(views),
+        _code(code, encoder.n_bits) if coded else b"",
     )
 
 

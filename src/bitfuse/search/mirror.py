@@ -107,7 +107,9 @@ class Mirror:
         self._masks.clear()
         since, table = (self._seq,), f"codes_{self.meta['generation']}"
         rows, packed = self._store.codes(
-            f"SELECT i.row, c.code FROM items i JOIN {table} c ON c.row = i.row WHERE i.seq > ? ORDER BY i.row",
+            # told which index: SQLite would read all items, because they lie in the order that is asked for
+            f"SELECT i.row, c.code FROM items i INDEXED BY items_seq JOIN {table} c ON c.row = i.row "
+            "WHERE i.seq > ? ORDER BY i.row",
             since,
             self.meta["n_bits"],
         )
@@ -143,7 +145,7 @@ class Mirror:
             InputError: not a filter, or a comparison with a value of another kind.
             UnknownName: no item ever had an attribute of that name.
         """
-        if where in self._masks:
+        if isinstance(where, str) and where in self._masks:
             self._masks.move_to_end(where)
             return self._masks[where]
         tree = parse(where)

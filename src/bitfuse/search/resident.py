@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitfuse.codes import Codes
+from bitfuse.index import asymmetric
 from bitfuse.index.scan import ScanIndex
 
 Slots = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Number = TypeVar("Number", np.int32, np.float32)
 _FOLD = 4096  # changed codes that are kept apart before they are worth a new large index
 
 
@@ -196,26 +199,58 @@ class Resident:
     def search(
         self, query: Codes, k: int | None, radius: int | None, allow: Allowed | None
     ) -> tuple[NDArray[np.int32], Slots]:
-        """The nearest slots of one query, ordered by (distance, slot).
+        """The nearest slots of one query; see `search_many`."""
+        return self.search_many(query, k, radius, allow)[0]
+
+    def search_many(
+        self, queries: Codes, k: int | None, radius: int | None, allow: Allowed | None
+    ) -> list[tuple[NDArray[np.int32], Slots]]:
+        """The nearest slots of each query, ordered by (distance, slot).
 
         Args:
-            query: one code.
+            queries: their codes.
             k: how many; None for all within `radius`.
             radius: greatest distance; None for any.
             allow: what may be found; None for all.
         """
-        distances, slots = _present(self._main.search(query, k, radius, None if allow is None else allow.main))
+        found = _present(self._main.search(queries, k, radius, None if allow is None else allow.main))
         if len(self._changed_slots):
             if self._changed is None:
                 self._changed = self._index(self._changed_packed, self._changed_slots)
-            more = _present(self._changed.search(query, k, radius, None if allow is None else allow.changed))
-            distances, slots = np.concatenate([distances, more[0]]), np.concatenate([slots, more[1]])
-            order = np.lexsort((slots, distances))[:k]
-            distances, slots = distances[order], slots[order]
-        return distances, slots
+            more = _present(self._changed.search(queries, k, radius, None if allow is None else allow.changed))
+            found = [merged([one, other], k) for one, other in zip(found, more)]
+        return found
+
+    def search_costs(
+        self, costs: NDArray[np.float32], k: int | None, radius: float | None, allow: Allowed | None
+    ) -> tuple[NDArray[np.float32], Slots]:
+        """The slots at the least asymmetric distance, ordered by (distance, slot).
+
+        Args:
+            costs: (n_bits, 2), of `asymmetric.costs_of`.
+            k: how many; None for all within `radius`.
+            radius: greatest distance; None for any.
+            allow: what may be found; None for all.
+        """
+        most = max(1, self.n_slots) if k is None else k
+        may = ~self._hidden.array if allow is None else ~self._hidden.array & allow.slots
+        found = asymmetric.nearest(self._packed.array, costs, most, radius, may)
+        if len(self._changed_slots):
+            here = np.ones(len(self._changed_slots), bool) if allow is None else allow.changed
+            distances, at = asymmetric.nearest(self._changed_packed, costs, most, radius, here)
+            found = merged([found, (distances, self._changed_slots[at])], k)
+        return found
 
 
-def _present(found: tuple[NDArray[np.int32], NDArray[np.int64]]) -> tuple[NDArray[np.int32], Slots]:
-    distances, ids = found[0][0], found[1][0]
-    present = ids >= 0  # an index fills what it could not find with -1
-    return distances[present], ids[present]
+def merged(
+    parts: Sequence[tuple[NDArray[Number], Slots]], k: int | None
+) -> tuple[NDArray[Number], Slots]:  # fmt: skip
+    """The k nearest of several answers over different slots, by (distance, slot)."""
+    distances, slots = (np.concatenate(column) for column in zip(*parts))
+    order = np.lexsort((slots, distances))[:k]
+    return distances[order], slots[order]
+
+
+def _present(found: tuple[NDArray[np.int32], NDArray[np.int64]]) -> list[tuple[NDArray[np.int32], Slots]]:
+    present = found[1] >= 0  # an index fills what it could not find with -1
+    return [(distances[here], ids[here]) for distances, ids, here in zip(*found, present)]

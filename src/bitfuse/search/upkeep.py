@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bitfuse.errors import BitfuseError, CollectionError, DamagedFile, InputError
+from bitfuse.errors import BitfuseError, CollectionError, DamagedFile, InputError, MissingDependency
 from bitfuse.hashers import _persist
+from bitfuse.pipeline.coding import model_digest
 from bitfuse.search.columns import coerce
-from bitfuse.search.encoder import model_digest
 from bitfuse.search.items import unpack_view
 from bitfuse.search.mirror import CODE_FILE
+from bitfuse.search.paths import written
 from bitfuse.search.session import Session, model_directory
 from bitfuse.search.stores import codefile
 from bitfuse.search.stores.codefile import sync_directory
@@ -31,22 +32,23 @@ _EXPORT_ROWS = 10_000
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
     """A directory to fill, which becomes `target` when the block ends, whole or not at all."""
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise CollectionError(f"{target} exists; choose a new directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    refuse_network(target.parent)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        sync_directory(partial)
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-        sync_directory(target.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with written(target):
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise CollectionError(f"{target} exists; choose a new directory")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        refuse_network(target.parent)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield partial
+            partial.chmod(0o755)
+            sync_directory(partial)
+            if target.exists():
+                target.rmdir()
+            partial.rename(target)
+            sync_directory(target.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def compact(session: Session) -> None:
@@ -163,8 +165,11 @@ def backup(session: Session, target: Path) -> None:
 
 def export(session: Session, target: Path, views: bool) -> int:
     """Write all items to one Parquet file; the number of items."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise MissingDependency("pyarrow", "parquet", "exporting a collection") from error
 
     arrow = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
     with session.reading():
@@ -172,6 +177,8 @@ def export(session: Session, target: Path, views: bool) -> int:
         clash = set(types) & {"id", "row", "text", "image", "attributes", "code"}
         if clash:
             raise InputError(f"attribute(s) {sorted(clash)} have the name of a column that the export itself writes")
+        if not isinstance(views, bool):
+            raise InputError(f"views must be True or False, got {views!r:.80}")
         if views and not meta["views"]:
             raise InputError("this collection was made without stored views (store_views=False); export without them")
         names = list(meta["views"]) if views else []
@@ -184,18 +191,20 @@ def export(session: Session, target: Path, views: bool) -> int:
             "bitfuse": json.dumps({"format": 1, "kind": "export", "n_bits": meta["n_bits"], "model": meta["model"]})
         }
         schema = pa.schema(fields, metadata=facts)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        partial = target.parent / f"{target.name}.{os.getpid()}.partial"
         total = 0
-        try:
-            with pq.ParquetWriter(partial, schema) as writer:
-                for rows in _pages(session, meta, names):
-                    columns: list[list[Any]] = [list(column) for column in zip(*rows)]
-                    writer.write_table(pa.table(columns, schema=schema))
-                    total += len(rows)
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with written(target):
+            try:
+                with pq.ParquetWriter(partial, schema) as writer:
+                    for rows in _pages(session, meta, names):
+                        columns: list[list[Any]] = [list(column) for column in zip(*rows)]
+                        writer.write_table(pa.table(columns, schema=schema))
+                        total += len(rows)
+                partial.replace(target)
+            except BaseException:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
     return total
 
 
@@ -232,7 +241,11 @@ def _pages(session: Session, meta: dict[str, Any], views: list[str]) -> Iterator
 
 def check_exists(directory: Path) -> None:
     """Raise `InputError` unless a directory looks like a collection."""
-    if not directory.is_dir():
+    try:
+        there = directory.is_dir()
+    except OSError as error:
+        raise InputError(f"{directory} cannot be a collection: {error.strerror or error}") from error
+    if not there:
         raise InputError(f"{directory} does not exist; `bitfuse index` or Collection.create makes a collection")
     if not (directory / FILE).is_file():
         raise DamagedFile(f"{directory} holds no {FILE}, so it is not a collection, or it lost its database")

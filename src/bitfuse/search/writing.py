@@ -11,7 +11,7 @@ import numpy as np
 
 from bitfuse.errors import CollectionError, InputError
 from bitfuse.search.encoder import Encoder, ViewRows
-from bitfuse.search.items import Prepared, check_id, pack_views, prepare
+from bitfuse.search.items import Prepared, check_ids, pack_views, prepare
 from bitfuse.search.session import Session
 
 OnCommit = Callable[[list[str]], None]
@@ -49,21 +49,41 @@ def add(
     session: Session, items: Iterable[Mapping[str, Any]], batch_size: int, on_conflict: str, on_commit: OnCommit | None
 ) -> AddReport:
     """See `Collection.add`."""
-    if on_conflict not in CONFLICTS:
+    if not isinstance(on_conflict, str) or on_conflict not in CONFLICTS:
         raise InputError(f"on_conflict must be one of {CONFLICTS}, got {on_conflict!r}")
+    check_stream(items, on_commit)
     report = AddReport()
-    for batch in _batches(session, items, batch_size, report):
+    for batch in batches(items, batch_size, report, lambda: (present(session)[0], session.mirror.types)):
         written = _add_batch(session, batch, on_conflict, report)
         if written and on_commit is not None:
             on_commit(written)
     return report
 
 
-def _batches(
-    session: Session, items: Iterable[Mapping[str, Any]], batch_size: int, report: AddReport
+def check_stream(items: object, on_commit: object) -> None:
+    """Raise `InputError` for items or changes that are no stream of mappings, or a callback that cannot be called."""
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
+        raise InputError(f"items must be several mappings, each with an 'id', got {type(items).__name__}")
+    if on_commit is not None and not callable(on_commit):
+        raise InputError(f"on_commit must be a function of a list of ids, got {type(on_commit).__name__}")
+
+
+def batches(
+    items: Iterable[Mapping[str, Any]],
+    batch_size: int,
+    report: AddReport,
+    rules: Callable[[], tuple[Encoder, Mapping[str, str]]],
 ) -> Iterator[list[Prepared]]:
+    """Checked items in batches without a repeated id; what is no item goes to the report.
+
+    Args:
+        items: as people give them.
+        batch_size: greatest number of items in a batch.
+        report: takes the reasons.
+        rules: asked before every batch for the model and the declared attributes.
+    """
     batch: dict[str, Prepared] = {}
-    encoder, types = present(session)[0], session.mirror.types
+    encoder, types = rules()
     for position, raw in enumerate(items):
         try:
             item = prepare(raw, encoder, types)
@@ -74,7 +94,7 @@ def _batches(
         if item.id in batch or len(batch) >= batch_size:  # a repeated id meets its earlier self as a stored item
             yield list(batch.values())
             batch.clear()
-            encoder, types = present(session)[0], session.mirror.types
+            encoder, types = rules()
         batch[item.id] = item
     if batch:
         yield list(batch.values())
@@ -98,12 +118,12 @@ def _add_batch(session: Session, batch: list[Prepared], on_conflict: str, report
     while True:
         encoder, generation = present(session)
         with session.store.reading():
-            known = stored(session, [item.id for item in batch])
+            known, seq = stored(session, [item.id for item in batch]), session.fact("seq")
         skipped: list[tuple[str, str]] = []
-        wanted = [item for item in batch if _accept(item, known, on_conflict, skipped)]
+        wanted = [item for item in batch if accept(item, known, on_conflict, skipped)]
         views, codes = encoded(encoder, wanted, skipped)
         records = [Record(i, codes[i.id], views[i.id], *known.get(i.id, (None, b""))) for i in wanted if i.id in codes]
-        if not records or write(session, records, generation):
+        if not records or write(session, records, generation, seq):
             break
     report.skipped += skipped
     replaced = sum(r.row is not None for r in records)
@@ -112,9 +132,14 @@ def _add_batch(session: Session, batch: list[Prepared], on_conflict: str, report
     return [r.item.id for r in records]
 
 
-def _accept(
+def accept(
     item: Prepared, known: dict[str, tuple[int, bytes]], on_conflict: str, skipped: list[tuple[str, str]]
 ) -> bool:
+    """Whether an item is to be stored, given the row and digest of those that are there; if not, why goes to `skipped`.
+
+    Raises:
+        CollectionError: it is there with other content, and `on_conflict` is `"error"`.
+    """
     if item.id not in known:
         return True
     if known[item.id][1] == item.content()[1]:
@@ -134,38 +159,47 @@ def _accept(
 def encoded(
     encoder: Encoder, items: Sequence[Prepared], skipped: list[tuple[str, str]]
 ) -> tuple[dict[str, ViewRows], dict[str, bytes]]:
-    """Views and codes by id; what cannot be encoded goes to `skipped`."""
-    views = {item.id: item.views for item in items if item.views}
-    bare = [item for item in items if not item.views]
+    """Views and codes by id; what cannot be encoded goes to `skipped`. A code that was given is taken as it is."""
+    given = {item.id: item.code for item in items if item.code}
+    views = {item.id: item.views for item in items if item.views or item.code}
+    bare = [item for item in items if not item.views and not item.code]
     if bare:
         extracted, reasons = encoder.extract(bare)
         views |= extracted
         skipped += reasons.items()
     for name in list(views):
-        lacking = encoder.lacking(views[name])
+        lacking = None if name in given else encoder.lacking(views[name])
         if lacking is not None:
             skipped.append(
                 (name, f"it has no {lacking!r} view, and {encoder.method} codes need {list(encoder.widths)}")
             )
             del views[name]
-    ids = [item.id for item in items if item.id in views]
+    ids = [item.id for item in items if item.id in views and not item.code]
     packed = encoder.encode([views[i] for i in ids]).packed if ids else ()
-    return views, {name: row.tobytes() for name, row in zip(ids, packed)}
+    return views, {**given, **{name: row.tobytes() for name, row in zip(ids, packed)}}
 
 
 class _Moved(Exception):
     """Another writer changed one of the items, or the model, after they were read."""
 
 
-def write(session: Session, records: Sequence[Record], generation: int) -> bool:
-    """Store records in one transaction; False, with nothing stored, if the collection moved on since they were made."""
+def write(session: Session, records: Sequence[Record], generation: int, since: int | None = None) -> bool:
+    """Store records in one transaction; False, with nothing stored, if the collection moved on since they were made.
+
+    Args:
+        session: the collection's.
+        records: what to store.
+        generation: that their codes are of.
+        since: the `seq` at which their rows were looked up, which need not be done again if it is still the last.
+    """
     try:
         with session.writing() as seq:
-            known = stored(session, [r.item.id for r in records])
-            if session.fact("generation") != generation or any(
-                known.get(r.item.id, (None, b"")) != (r.row, r.before) for r in records
-            ):
+            if session.fact("generation") != generation:
                 raise _Moved
+            if since is None or since != seq - 1:
+                known = stored(session, [r.item.id for r in records])
+                if any(known.get(r.item.id, (None, b"")) != (r.row, r.before) for r in records):
+                    raise _Moved
             first = session.fact("next_row")
             new = [r for r in records if r.row is None]
             fresh = dict(zip((r.item.id for r in new), range(first, first + len(new))))
@@ -220,9 +254,7 @@ def _picture(source: Path | bytes | None) -> bytes | None:
 
 def delete(session: Session, ids: str | Iterable[str], batch_size: int) -> int:
     """See `Collection.delete`."""
-    names = [ids] if isinstance(ids, str) else list(ids)
-    for name in names:
-        check_id(name)
+    names = check_ids(ids)
     deleted = 0
     for start in range(0, len(names), batch_size):
         with session.writing() as seq:

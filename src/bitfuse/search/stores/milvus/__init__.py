@@ -1,0 +1,1 @@
+"""Milvus as a second store: the same codes, ids and answers in an engine that spans machines (extra `milvus`)."""
