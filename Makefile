@@ -12,6 +12,7 @@ test: lint
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-all: test
+	$(BIN)/python -m pip install -qq -c constraints.txt --editable ".[all]"
 	$(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)
@@ -34,5 +35,5 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install -qq -c constraints.txt torch
-	$(BIN)/python -m pip install -qq -c constraints.txt --editable ".[all]" --group dev
+	$(BIN)/python -m pip install -qq -c constraints.txt --editable ".[clip,faiss,milvus,onnx,parquet,remote,serve,tune]" --group dev
 	touch $(READY)
