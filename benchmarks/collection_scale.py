@@ -123,8 +123,9 @@ def measure(path: Path) -> dict[str, Any]:
     return {
         "items": n, "open_s": opened, "open_and_first_search_s": first, "resident_bytes_per_item": held / n,
         "search_ms": {f"p{p}": float(np.percentile(taken, p)) for p in (50, 90, 99)},
-        "batch_queries_per_s": BATCH / float(np.median(batches)), "threads": index.threads, "distinct_share": facts["distinct_share"],
-        "largest_bucket": facts["largest_bucket"], "disk_bytes_per_item": sum(facts["bytes"].values()) / n,
+        "batch_queries_per_s": BATCH / float(np.median(batches)), "threads": index.threads,
+        "distinct_share": facts["distinct_share"], "largest_bucket": facts["largest_bucket"],
+        "disk_bytes_per_item": sum(facts["bytes"].values()) / n,
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from bitfuse.codes import Codes
 from bitfuse.errors import DamagedFile, InputError
 from bitfuse.index.faiss import InvertedLists, check_counts
 from bitfuse.search.paths import written
-from bitfuse.search.resident import Slots, merged
+from bitfuse.search.resident import Allowed, Mask, Resident, Slots, merged
 from bitfuse.search.session import Session
 from bitfuse.search.stores.codefile import sync_directory
 
@@ -40,6 +40,24 @@ class Tier:
 
     lists: InvertedLists
     facts: dict[str, Any]
+
+
+class Since(NamedTuple):
+    """What became of the items since the tier was made, as of one change of the collection.
+
+    Attributes:
+        tier: that one.
+        codes: in memory, whose slots these are: they are counted anew when a collection is compacted.
+        seq: that change.
+        trusted: (slots,) whose place in the lists still holds.
+        changed: what is to be searched exactly beside them; None where nothing is.
+    """
+
+    tier: Tier
+    codes: Resident
+    seq: int
+    trusted: Mask
+    changed: Allowed | None
 
 
 def build(session: Session, lists: int | None, probes: int | None) -> dict[str, Any]:
@@ -146,10 +164,8 @@ def _load(session: Session) -> Tier:
 def search(session: Session, queries: Codes, k: int | None, radius: int | None) -> list[Near]:
     """The nearest slots of each query that the lists give, and those changed since exactly; inside a transaction."""
     tier, codes = _load(session), session.mirror.codes
-    newer = session.store.fetch("SELECT row FROM items WHERE seq > ?", (tier.facts["seq"],))
-    changed = np.zeros(codes.n_slots, bool)
-    changed[codes.slots_of(np.array([row for (row,) in newer], np.int64))] = True
-    trusted = codes.alive & ~changed
+    since = _since(session, tier)
+    trusted, changed = since.trusted, since.changed
     bound = codes.n_bits + 1 if radius is None else radius + 1
     asked = k
     while True:
@@ -160,10 +176,22 @@ def search(session: Session, queries: Codes, k: int | None, radius: int | None) 
             break
         asked *= 4  # deleted and changed items took the places of others
     answers = [(distances[:k], slots[:k]) for distances, slots, _ in found]
-    if changed.any():
-        exact = codes.search_many(queries, k, radius, codes.allowed(changed))
+    if changed is not None:
+        exact = codes.search_many(queries, k, radius, changed)
         answers = [merged([one, other], k) for one, other in zip(answers, exact)]
     return answers
+
+
+def _since(session: Session, tier: Tier) -> Since:
+    """What changed since the tier was made, kept until the next change."""
+    seq, codes, since = session.mirror.meta["seq"], session.mirror.codes, session.tier_since
+    if since is None or since.tier is not tier or since.codes is not codes or since.seq != seq:
+        newer = session.store.fetch("SELECT row FROM items WHERE seq > ?", (tier.facts["seq"],))
+        changed = np.zeros(codes.n_slots, bool)
+        changed[codes.slots_of(np.array([row for (row,) in newer], np.int64))] = True
+        allowed = codes.allowed(changed) if newer else None
+        since = session.tier_since = Since(tier, codes, seq, codes.alive & ~changed, allowed)
+    return since
 
 
 def _trusted(

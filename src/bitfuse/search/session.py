@@ -18,7 +18,7 @@ from bitfuse.search.stores.sqlite import FILE, Store
 
 if TYPE_CHECKING:
     from bitfuse.features.base import Backbone
-    from bitfuse.search.approximate import Tier
+    from bitfuse.search.approximate import Since, Tier
 
 
 def model_directory(directory: Path, generation: int) -> Path:
@@ -35,11 +35,13 @@ class Session:
         mirror: what is in memory of it.
         backbone: given by the caller in place of the recorded one; None for that one.
         tier: the approximate tier, once a search asked for it, and which file it is.
+        tier_since: what changed since that one was made.
     """
 
     def __init__(self, directory: Path, backbone: Backbone | None) -> None:
         self.directory, self.backbone = directory, backbone
         self.tier: tuple[Any, Tier] | None = None
+        self.tier_since: Since | None = None
         self.store = Store.open(directory / FILE)
         try:
             self.mirror = Mirror(self.store, directory)
