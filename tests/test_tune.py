@@ -162,7 +162,7 @@ def test_the_verb(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*given, str(tmp_path / "tuned")])
     assert stop.value.code == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "R@1 of the held-out pairs, image to text" in printed
     assert "next: bitfuse fit" in printed
     assert backbone(str(tmp_path / "tuned")).encode("text", ["a"]).shape == (1, 128)
