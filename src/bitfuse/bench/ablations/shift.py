@@ -84,9 +84,9 @@ def run(
         f"'{FAR}': the model and the gallery are those of the data below; '{OWN}': the same model, but the gallery "
         f"comes from where the queries do; '{TRAINED}': so does the model. A query is flagged where `Hasher.novelty` "
         "exceeds 1: it lies further from the training rows than any of the up to 1,000 that were set aside for this; "
-        "`Collection.search` then warns of a picture. AUROC: how well the novelty tells these queries from the ordinary "
-        f"ones (1: always, 0.5: not at all). Beside it the same of two rules that need no more than the codes: distance to the "
-        "nearest code of the gallery, and mean size of the values before the sign."
+        "`Collection.search` then warns of a picture. AUROC: how well the novelty tells these queries from the "
+        "ordinary ones (1: always, 0.5: not at all). Beside it the same of two rules that need no more than the codes: "
+        "distance to the nearest code of the gallery, and mean size of the values before the sign."
     )
     if own:
         varied += (
