@@ -50,7 +50,8 @@ class Found:
         hits: nearest first.
         good_match: whether the nearest is nearer than random codes would be.
         no_match_from: the distance from which on a hit means nothing.
-        novelty: how far the query lies from the model's training data; above 1, do not trust the hits.
+        novelty: how far the query's picture or rows lie from the model's training data, words left out; above 1, do not
+            trust the hits. None where nobody knows.
     """
 
     hits: list[Hit]

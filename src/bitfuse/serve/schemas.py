@@ -152,7 +152,7 @@ class Found(BaseModel):
     good_match: bool = Field(description="Whether the nearest hit is nearer than random codes would be")
     novelty: float | None = Field(
         description="How far the query lies from what the model was fitted on, 1 being the edge of that data: above it "
-        "the hits are not to be trusted. Null where nobody knows: like an item, by a code, an older model"
+        "the hits are not to be trusted. Null where nobody knows: words alone, like an item, by a code, an older model"
     )
     took_ms: float
 
