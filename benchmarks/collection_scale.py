@@ -1,16 +1,19 @@
 """One collection growing to 20,000,000 codes of 128 bits on one machine: build, memory, disk, exact latency.
 
     python benchmarks/collection_scale.py [--place DIR] [--to 20000000] [--out benchmarks/results/collection_scale.json]
+    python benchmarks/collection_scale.py --place DIR --out FILE --again
 
 Grows one collection by the public `add` of `{"id", "code"}` and at 1, 2, 5, 10 and 20 million items stops to compact
 and, in a fresh process, to open and search it. A run goes on where the last one in the same `--place` ended, also where
 it was killed, so a large curve can be made in pieces (`--to`). Without `--to` it stops at 1,000,000, in a temporary
-directory.
+directory. `--again` adds nothing: it opens and searches what lies in `--place` once more and puts the new figures where
+those of as many items stand, for a moment when the machine is quiet.
 
 The codes are made, not learned: 64 numbers a row, of 200,000 centres (the r-th most frequent drawn in proportion to
 1/r) with noise of 0.01 to 0.7 of their length, through an `lsh` of 128 bits. So some codes repeat, as those of near
 duplicates do; the share of distinct codes is a fact about this world, printed because the speed depends on it.
-Queries are drawn from the same world and are not in the collection. One run, one process; times are wall times.
+Queries are drawn from the same world and are not in the collection. One run, one process; times are wall times, and
+building gives its processor time beside them, which other work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -56,6 +59,11 @@ def items(model: Any, start: int, end: int) -> Iterator[dict[str, Any]]:
             yield {"id": f"item-{i:09d}", "code": packed[i - first].tobytes()}
 
 
+def clocks() -> np.ndarray:
+    """Wall time and processor time of this process, in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def resident() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -70,27 +78,28 @@ def grow(path: Path, to: int) -> dict[str, Any]:
     with bf.Collection.open(path) as shop:
         before, opened = len(shop), time.perf_counter() - start
         model = shop.encoder.hasher
-        start, made = time.perf_counter(), 0.0
+        start, made = clocks(), np.zeros(2)
 
         def counted() -> Iterator[dict[str, Any]]:
-            nonlocal made
             source = items(model, before, to)
             while True:
-                begin = time.perf_counter()
+                begin = clocks()
                 item = next(source, None)
-                made += time.perf_counter() - begin
+                made[:] += clocks() - begin
                 if item is None:
                     return
                 yield item
 
         added = shop.add(counted(), batch_size=8192).added
-        adding = time.perf_counter() - start - made
-        start = time.perf_counter()
+        adding = clocks() - start - made
+        start = clocks()
         shop.compact()
-        compacting = time.perf_counter() - start
+        compacting = clocks() - start
     return {
-        "added": added, "add_s": adding, "add_items_per_s": added / adding if added else None, "compact_s": compacting,
-        "opened_before_s": opened, "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "added": added, "add_s": adding[0], "add_cpu_s": adding[1],
+        "add_items_per_s": added / adding[0] if added else None, "compact_s": compacting[0],
+        "compact_cpu_s": compacting[1], "opened_before_s": opened,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }  # fmt: skip
 
 
@@ -140,10 +149,19 @@ def main() -> None:
     parser.add_argument("--place", type=Path)
     parser.add_argument("--to", type=int, default=STOPS[0])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--child", choices=["grow", "measure"])
     asked = parser.parse_args()
     if asked.child:
         print(json.dumps(grow(asked.place, asked.to) if asked.child == "grow" else measure(asked.place)))
+        return
+    if asked.again:
+        facts = json.loads(asked.out.read_text())
+        found = child("--child", "measure", "--place", asked.place / "scale")
+        point = next(point for point in facts["curve"] if point["items"] == found["items"])
+        point.update(found)
+        print(json.dumps(point, indent=1))
+        asked.out.write_text(json.dumps(facts, indent=1) + "\n")
         return
     with tempfile.TemporaryDirectory() as spare:
         path = (asked.place or Path(spare)) / "scale"

@@ -4,10 +4,11 @@
 
 Rows of two views of 512 numbers, 24 labels (two or three a row), 64 bits; each training in a process of its own,
 whose peak of resident memory is taken. At the smallest size every method runs, at the others those whose cost is linear
-in n ("n" in `bitfuse methods`). Bars: 5,000 rows in at most 60 s and 2 GB (180 s where a method loads torch); from the
-smallest to the largest size processor time grows at most 1.5 times as fast as n (rounds vary). With --out the
-figures are written after each method, those of other methods in that file are kept, and a plot (.png) goes beside them.
-The exit code is the number of methods run that miss a bar.
+in n ("n" in `bitfuse methods`); a method that trains in epochs is timed there over one epoch, and grows from one epoch
+of the smallest size, because validation ends full runs after different numbers of epochs. Bars: 5,000 rows in at most
+60 s and 2 GB (180 s where a method loads torch); from the smallest to the largest size processor time grows at most 1.5
+times as fast as n (rounds vary). With --out the figures are written after each method, those of other methods in that
+file are kept, and a plot (.png) goes beside them. The exit code is the number of methods run that miss a bar.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ LIMIT = {"seconds": 60.0, "seconds with torch": 180.0, "GB": 2.0, "growth": 1.5}
 TIMEOUT = 1200
 
 
-def train(name: str, n: int) -> dict[str, Any]:
-    """Fit one method in this process and say what it took."""
+def train(name: str, n: int, once: bool) -> dict[str, Any]:
+    """Fit one method in this process, for its default number of epochs or for one, and say what it took."""
     import numpy as np
 
     from bitfuse.errors import BitfuseWarning
@@ -47,11 +48,12 @@ def train(name: str, n: int) -> dict[str, Any]:
     start, cpu = time.perf_counter(), time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BitfuseWarning)
-        hasher(name, n_bits=BITS).fit(views, labels)
+        hasher(name, n_bits=BITS, **({"epochs": 1} if once else {})).fit(views, labels)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
         "method": name,
         "n": n,
+        "one epoch": once,
         "seconds": seconds,
         "cpu seconds": cpu,
         "GB": peak(),
@@ -64,30 +66,32 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def measure(name: str, n: int, threads: int) -> dict[str, Any]:
+def measure(name: str, n: int, threads: int, once: bool = False) -> dict[str, Any]:
     """`train` in a fresh process with this many threads."""
     limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
-    command = [sys.executable, __file__, "--one", name, str(n)]
+    command = [sys.executable, __file__, "--one", name, str(n), *(["--once"] if once else [])]
     try:
         done = subprocess.run(
             command, env=os.environ | limits, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        return {"method": name, "n": n, "failed": f"more than {TIMEOUT} s"}
+        return {"method": name, "n": n, "one epoch": once, "failed": f"more than {TIMEOUT} s"}
     if done.returncode:
-        return {"method": name, "n": n, "failed": done.stderr.strip().splitlines()[-1]}
+        return {"method": name, "n": n, "one epoch": once, "failed": done.stderr.strip().splitlines()[-1]}
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 
 
 def verdict(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The bars of one method, given its runs from the smallest size up."""
-    first, last = runs[0], runs[-1]
+    first = runs[0]
     failed = next((r["failed"] for r in runs if "failed" in r), None)
     if failed:
         return {"method": first["method"], "failed": failed, "missed": ["ran"]}
     allowed = LIMIT["seconds with torch" if first["torch"] else "seconds"]
-    growth = (last["cpu seconds"] / first["cpu seconds"]) / (last["n"] / first["n"]) if len(runs) > 1 else None
+    alike = [r for r in runs if r.get("one epoch")] or runs
+    least, last = alike[0], alike[-1]
+    growth = (last["cpu seconds"] / least["cpu seconds"]) / (last["n"] / least["n"]) if len(alike) > 1 else None
     missed = ["seconds"] if first["seconds"] > allowed else []
     missed += ["GB"] if first["GB"] > LIMIT["GB"] else []
     missed += ["growth"] if growth is not None and growth > LIMIT["growth"] else []
@@ -105,8 +109,16 @@ def report(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]], sizes: li
     for column in ("time / n, growth", "bars"):
         table.add_column(column, justify="right")
     for v in verdicts:
-        of = {r["n"]: r for r in rows if r["method"] == v["method"] and "failed" not in r}
-        cells = [f"{of[n]['seconds']:.1f} s {of[n]['GB']:.2f} GB" if n in of else "-" for n in sizes]
+        of = {}
+        for r in rows:
+            if r["method"] == v["method"] and "failed" not in r:
+                of.setdefault(r["n"], r)
+        cells = [
+            f"{of[n]['seconds']:.1f} s{', 1 epoch' if of[n].get('one epoch') else ''} {of[n]['GB']:.2f} GB"
+            if n in of
+            else "-"
+            for n in sizes
+        ]
         growth = "-" if v.get("growth") is None else f"{v['growth']:.2f}"
         table.add_row(
             v["method"], *cells, growth, "ok" if not v["missed"] else "FAIL " + v.get("failed", str(v["missed"]))
@@ -122,9 +134,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
     for name in sorted({r["method"] for r in rows}):
-        of = [r for r in rows if r["method"] == name and "failed" not in r]
+        every = [r for r in rows if r["method"] == name and "failed" not in r]
+        of = [r for r in every if r.get("one epoch")] or every
+        label = f"{name}, one epoch" if of and of[0].get("one epoch") else name
         for axis, unit in zip(axes, ("seconds", "GB")):
-            axis.plot([r["n"] for r in of], [r[unit] for r in of], "o-", label=name)
+            axis.plot([r["n"] for r in of], [r[unit] for r in of], "o-", label=label)
     for axis, title in zip(axes, ("seconds to train", "peak of resident memory, GB")):
         axis.set(xscale="log", yscale="log", xlabel="training rows", title=title)
         axis.grid(alpha=0.3)
@@ -140,9 +154,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "N"), help="train one method in this process")
+    parser.add_argument("--once", action="store_true", help="only the runs of one epoch; full ones in --out stay")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(train(args.one[0], int(args.one[1]))))
+        print(json.dumps(train(args.one[0], int(args.one[1]), args.once)))
         return
     from bitfuse.bench.facts import environment
     from bitfuse.hashers import hasher_class, hashers
@@ -150,14 +165,21 @@ def main() -> None:
     sizes, names = sorted(args.sizes), args.methods or hashers()
     rows: list[dict[str, Any]] = []
     if args.out and args.out.exists():
-        rows = [r for r in json.loads(args.out.read_text())["rows"] if r["method"] not in names]
+        known = json.loads(args.out.read_text())["rows"]
+        rows = [r for r in known if r["method"] not in names or (args.once and not r.get("one epoch"))]
     facts = {k: v for k, v in environment(args.threads, {}).items() if k != "seconds"}
     for name in names:
-        rows += [measure(name, n, args.threads) for n in (sizes if hasher_class(name).cost == "n" else sizes[:1])]
+        kind = hasher_class(name)
+        linear, epochs = kind.cost == "n", "epochs" in kind.__dataclass_fields__
+        if not args.once:
+            rows += [measure(name, n, args.threads) for n in (sizes if linear and not epochs else sizes[:1])]
+        if linear and epochs:
+            rows += [measure(name, n, args.threads, once=True) for n in sizes]
         print(json.dumps(rows[-1]), flush=True)
         if args.out:
             write({"bars": LIMIT, "rows": rows, "commit": commit(), **facts}, args.out)
     verdicts = [verdict([r for r in rows if r["method"] == name]) for name in sorted({r["method"] for r in rows})]
+    sizes = sorted({r["n"] for r in rows})
     report(rows, verdicts, sizes, args.threads)
     if args.out:
         plot(rows, args.out.with_suffix(".png"))

@@ -33,6 +33,7 @@ from bitfuse.bench.facts import environment  # noqa: E402
 from bitfuse.index.linear import LinearIndex  # noqa: E402
 
 BARS = {300: {64: 8, 128: 4, 256: 3.5, 512: 3}, 1: {64: 3, 128: 1.2, 256: 1.1, 512: 1.1}}  # batch -> bits -> times
+LEAST = 0.05  # seconds of one measurement: the clock of a shared machine changes from one millisecond to the next
 FIRST = """
 import sys, time, numpy as np
 from bitfuse import Codes, ScanIndex
@@ -51,10 +52,12 @@ def random_codes(n: int, n_bits: int, seed: int) -> Codes:
 
 
 def clocked(run: Any) -> tuple[float, float, Any]:
-    """Wall seconds, processor seconds, result."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = run()
-    return time.perf_counter() - wall, time.process_time() - cpu, result
+    """Wall seconds and processor seconds of one run, on average over `LEAST` seconds of them, and its result."""
+    wall, cpu, times = time.perf_counter(), time.process_time(), 0
+    while not times or time.perf_counter() - wall < LEAST:
+        result = run()
+        times += 1
+    return (time.perf_counter() - wall) / times, (time.process_time() - cpu) / times, result
 
 
 def check(ours: Any, theirs: Any) -> None:
@@ -91,7 +94,7 @@ def measure(n: int, n_bits: int, batches: list[int], rounds: int, k: int) -> lis
     found = []
     for batch in batches:
         wall, cpu, times = [], [], []
-        for turn in range(rounds if batch > 16 else 5 * rounds):
+        for turn in range(rounds):
             asked = queries[turn % 40 :][:batch]
             *mine, answer = clocked(lambda asked=asked: ours.search(asked, k=k))
             *theirs, other = clocked(lambda asked=asked: flat.search(asked.packed, k))
@@ -120,7 +123,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--bits", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--batches", type=int, nargs="+", default=[300, 16, 1])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

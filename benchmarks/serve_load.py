@@ -24,6 +24,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +36,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 import bitfuse as bf
 from bitfuse.data.shapes import generate
@@ -44,7 +46,7 @@ BASE = "/v1/collections/shop"
 WRITES = 50
 MIN_TEXT = 50
 SCENES = 2000
-STEPS = (50, 75, 100, 125, 150, 175, 200, 250, 300, 350, 400)
+STEPS = (50, 60, 70, 85, 100, 125, 150, 175, 200, 250, 300, 350, 400)
 WORDS = (
     "large",
     "small",
@@ -63,8 +65,11 @@ WORDS = (
 
 
 def make(path: Path, n: int) -> list[bytes]:
-    """The collection; pictures to ask with."""
+    """The collection, if it is not there; pictures to ask with."""
     world, backbone = generate(SCENES), bf.backbone("pocket", light=True)
+    pictures = [bytes(world.images[i]) for i in range(200)]
+    if path.exists():
+        return pictures
     samples, _ = extract(world, backbone, cache=True)
     model = bf.hasher("itq", n_bits=64, aligned=True).fit(samples.views, sources=samples.sources)
     rng = np.random.default_rng(0)
@@ -86,7 +91,7 @@ def make(path: Path, n: int) -> list[bytes]:
     ) as shop:
         shop.add(items())
         shop.compact()
-    return [bytes(world.images[i]) for i in range(200)]
+    return pictures
 
 
 class Server:
@@ -114,11 +119,9 @@ class Server:
             time.sleep(0.01)
 
     def resident(self) -> int:
-        """Bytes in memory."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) * 1024
-        return 0
+        """Bytes in memory, with the process that encodes."""
+        server = psutil.Process(self.process.pid)
+        return sum(one.memory_info().rss for one in (server, *server.children()))
 
 
 class Load:
@@ -156,6 +159,8 @@ class Load:
     async def one(self, kind: str, due: float) -> None:
         """Send one request that was due at a moment, and note its answer."""
         sent, name, words = self.request(kind)
+        while self.idle and self.idle[-1][0].at_eof():  # the server ends connections that nobody uses for ten seconds
+            self.idle.pop()[1].close()
         connection = self.idle.pop() if self.idle else None
         try:
             if connection is None:
@@ -231,16 +236,28 @@ def good(said: dict[str, object], bar: float) -> bool:
     return set(said["statuses"]) == {"200"} and said["search_p99_ms"] < bar
 
 
-def lost(port: int, acknowledged: dict[str, str]) -> int:
-    """How many acknowledged writes are not there; a later one of the same id counts in their place."""
-    missing = 0
-    for name, words in acknowledged.items():
+def lost(server: Server, acknowledged: dict[str, str]) -> int:
+    """How many acknowledged writes are not there; a later one of the same id counts in their place.
+
+    All are looked up in the files, and 500 of them asked of the server too.
+    """
+
+    def number(text: str) -> int:
+        return int(text.rpartition(" ")[2])
+
+    with bf.Collection.open(server.path) as shop:
+        found = {name: shop.get(name) for name in acknowledged}
+    missing = {
+        name for name, item in found.items() if item is None or number(item["text"]) < number(acknowledged[name])
+    }
+    for name in random.Random(0).sample(sorted(acknowledged), min(500, len(acknowledged))):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{BASE}/items/{name}", timeout=5) as answer:
-                missing += int(json.load(answer)["text"].rpartition(" ")[2]) < int(words.rpartition(" ")[2])
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{BASE}/items/{name}", timeout=5) as answer:
+                if number(json.load(answer)["text"]) < number(acknowledged[name]):
+                    missing.add(name)
         except OSError:
-            missing += 1
-    return missing
+            missing.add(name)
+    return len(missing)
 
 
 async def with_memory(load: Load, server: Server, text: float, seconds: float) -> dict[str, object]:
@@ -263,37 +280,39 @@ async def with_memory(load: Load, server: Server, text: float, seconds: float) -
     return said
 
 
-async def story(server: Server, pictures: list[bytes], seconds: float, probe: float, bar: float) -> dict[str, object]:
+async def story(
+    server: Server, pictures: list[bytes], seconds: float, probe: float, bar: float, steps: list[float]
+) -> dict[str, object]:
     load = Load(server.port, pictures, seed=1)
     await load.run(20, 3)  # what is compiled or read at first use
     facts: dict[str, object] = {"probes": [], "written": 0}
     rate = 0.0
-    for step in STEPS:
+    for step in steps:
         said = await load.run(step, probe)
         print(said, flush=True)
         facts["probes"].append(said)
         if not good(said, bar):
             break
         rate = step
-    if not rate:
-        raise SystemExit(f"not even {STEPS[0]} searches a second are borne")
+    rate = rate or steps[0]
     while True:  # what a short probe bears need not be borne for long: one step down if so
         facts["steady"] = await with_memory(load, server, rate, seconds)
         print("steady", facts["steady"], flush=True)
-        if good(facts["steady"], bar) or rate <= STEPS[0]:
+        if good(facts["steady"], bar) or rate <= steps[0]:
             break
-        rate = STEPS[STEPS.index(rate) - 1]
+        rate = steps[steps.index(rate) - 1]
+    facts["held"] = good(facts["steady"], bar)
     facts["twice"] = await load.run(2 * rate, max(10.0, probe))
     print("twice", facts["twice"], flush=True)
     facts["after"] = await load.run(rate, probe)
     print("after", facts["after"], flush=True)
-    facts["lost"], facts["written"] = lost(server.port, load.acknowledged), len(load.acknowledged)
+    facts["lost"], facts["written"] = lost(server, load.acknowledged), len(load.acknowledged)
     killer = asyncio.get_running_loop().call_later(probe / 2, server.process.send_signal, signal.SIGKILL)
     await load.run(rate, probe)
     killer.cancel()
     server.process.wait()
     facts["ready_after_kill_s"] = round(server.start(), 2)
-    facts["lost_by_kill"] = lost(server.port, load.acknowledged)
+    facts["lost_by_kill"] = lost(server, load.acknowledged)
     facts["written_before_kill"] = len(load.acknowledged)
     return facts
 
@@ -304,13 +323,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="of the steady load")
     parser.add_argument("--probe", type=float, default=10, help="seconds of each step")
     parser.add_argument("--bar", type=float, default=100, help="99th percentile in ms; raise it on a busy machine")
+    parser.add_argument("--rates", type=float, nargs="+", default=list(STEPS), help="searches by words a second to try")
+    parser.add_argument("--shop", type=Path, help="the collection, made if it is not there; a copy of it is served")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serve_load.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        pictures = make(Path(place) / "shop", given.items)
+        made = given.shop or Path(place) / "made"
+        pictures = make(made, given.items)
+        shutil.copytree(made, Path(place) / "shop")
         server = Server(Path(place) / "shop")
         try:
-            facts = asyncio.run(story(server, pictures, given.seconds, given.probe, given.bar))
+            facts = asyncio.run(story(server, pictures, given.seconds, given.probe, given.bar, given.rates))
         finally:
             server.process.kill()
             server.process.wait()

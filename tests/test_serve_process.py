@@ -104,7 +104,7 @@ def test_options_become_settings(shop, tmp_path, monkeypatch):
     assert (list(shops), port) == (["shop", "b"], 9)
     assert settings == Settings(
         host="0.0.0.0", allowed_hosts=("h",), allowed_origins=("https://o",), keys=(keyfile.key_of("x" * 20),),
-        picture_roots=(), readers=3,
+        picture_roots=(), readers=3, apart=True,
     )  # fmt: skip
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     seen.clear()

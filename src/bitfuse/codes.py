@@ -94,7 +94,14 @@ class Codes:
 
     @classmethod
     def from_bits(cls, bits: ArrayLike) -> Codes:
-        """Codes of bits: (n, n_bits) booleans, or integers 0 and 1."""
+        """Codes of bits.
+
+        Args:
+            bits: (n, n_bits) booleans, or integers 0 and 1.
+
+        Raises:
+            InputError: other values, or not two-dimensional.
+        """
         array = np.asarray(bits)
         if array.ndim != 2 or not (array.dtype == bool or np.isin(array, (0, 1)).all()):
             raise InputError(f"bits must be 0 or 1, of shape (n, n_bits); got {array.dtype} {array.shape}")
@@ -134,7 +141,10 @@ class Codes:
         return out.view(np.uint64)
 
     def hamming(self, other: Codes) -> NDArray[np.int32]:
-        """All Hamming distances to another set of codes: (len(self), len(other)) int32, 0 to n_bits.
+        """All Hamming distances to another set of codes: (n, m) int32, from 0 to n_bits.
+
+        Args:
+            other: m codes of the same length.
 
         Raises:
             InputError: the code lengths differ.
@@ -150,14 +160,25 @@ class Codes:
 
     @staticmethod
     def concatenate(parts: Iterable[Codes]) -> Codes:
-        """One set of codes out of several of the same length, in order."""
+        """One set of codes out of several, in order.
+
+        Args:
+            parts: one or more, of the same length.
+
+        Raises:
+            InputError: none, or of several lengths.
+        """
         listed = list(parts)
         if not listed or len({p.n_bits for p in listed}) > 1:
             raise InputError(f"need codes of one length to concatenate, got {[p.n_bits for p in listed]}")
         return Codes(np.concatenate([p.packed for p in listed]), listed[0].n_bits)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file with `packed` and the code length; the file appears whole or not at all."""
+        """Write a safetensors file with `packed` and the code length.
+
+        Args:
+            path: of the file; one that is there is replaced. It appears whole or not at all.
+        """
         target = Path(path)
         header = {"bitfuse": json.dumps({"format": FORMAT, "kind": "codes", "n_bits": self.n_bits})}
         temporary = target.with_name(target.name + ".partial")
@@ -167,6 +188,9 @@ class Codes:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Codes:
         """Read what `save` wrote.
+
+        Args:
+            path: of the file.
 
         Raises:
             DamagedFile: not a code file, or truncated.

@@ -246,7 +246,7 @@ def _lowest_bit(typing: Any, word: Any) -> Any:
     return types.int64(types.uint64), emit
 
 
-@_jit(no_cpython_wrapper=True)
+@_jit(no_cpython_wrapper=True, inline="always")
 def _offer(
     row: int, distance: int, k: int, starts: NDArray[np.int32], q: int, state: NDArray[np.int64],
     counts: NDArray[np.int32], kept: NDArray[np.int64],
@@ -356,10 +356,19 @@ def _expand(
         end = i
         while end < size and ordered[end] >> 32 == distance:
             end += 1
+        if end == i + 1:  # a group alone at its distance: nothing to merge
+            start = starts[ordered[i] & 0xFFFFFFFF]
+            length = min(starts[(ordered[i] & 0xFFFFFFFF) + 1] - start, need)
+            for j in range(length):
+                distances[done + j] = distance
+                found[done + j] = members[start + j]
+            done, i = done + length, end
+            continue
+        share = -(-need // (end - i))
         limit, sure = 0, 0  # enough rows are below the limit: the first few of every group
         for j in range(i, end):
             start = starts[ordered[j] & 0xFFFFFFFF]
-            length = min(starts[(ordered[j] & 0xFFFFFFFF) + 1] - start, -(-need // (end - i)))
+            length = min(starts[(ordered[j] & 0xFFFFFFFF) + 1] - start, share)
             limit, sure = max(limit, members[start + length - 1] + 1), sure + length
         if sure < need:
             limit = 0x7FFFFFFF
@@ -535,14 +544,17 @@ def _scan_sliced(
                 continue
             columns = closer[0] | closer[1] | closer[2] | closer[3]
             while columns:
-                column = _lowest_bit(columns)
+                column = np.uint64(_lowest_bit(columns))
                 columns &= columns - np.uint64(1)
-                for lane in range(4):
-                    if closer[lane] >> np.uint64(column) & np.uint64(1):
-                        row = block * BLOCK + 4 * column + lane
-                        distance = _distance(codes, row, queries, q, n_words)
-                        if distance < state[q, 0]:
-                            _offer(row, distance, k, starts, q, state, counts, kept)
+                in_column = closer[3] >> column & np.uint64(1)
+                for lane in (2, 1, 0):
+                    in_column = in_column << np.uint64(1) | (closer[lane] >> column & np.uint64(1))
+                while in_column:  # one branch a candidate: asking each lane cost three guesses that often go wrong
+                    row = block * BLOCK + 4 * np.int64(column) + _lowest_bit(in_column)
+                    in_column &= in_column - np.uint64(1)
+                    distance = _distance(codes, row, queries, q, n_words)
+                    if distance < state[q, 0]:
+                        _offer(row, distance, k, starts, q, state, counts, kept)
 
 
 def nearest(
@@ -573,7 +585,8 @@ def nearest(
     state = np.zeros((n_queries, 4), np.int64)
     state[:, 0] = bound
     counts = np.zeros((n_queries, 64 * n_words + 1, 2 if len(starts) else 1), np.int32)
-    kept = np.empty((n_queries, min(max(4 * k, 1024), last - first + 1)), np.int64)
+    lines = max(4 * k, 1024) // 8 | 1  # odd: rows a power of two apart would share one set of the cache
+    kept = np.empty((n_queries, min(8 * lines, last - first + 1)), np.int64)
     codes, asked, tag = strips.reshape(-1), np.ascontiguousarray(queries).reshape(-1), (0,) * n_words
     if sliced or last - first >= _SAMPLED:
         _sample(codes, first, last, asked, tag, k, allow, starts, state, counts)

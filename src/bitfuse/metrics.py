@@ -85,6 +85,10 @@ def average_precision_of_ranking(relevant: NDArray[np.bool_], k: int | None = No
 
     Returns:
         (q,) from 0 to 1; NaN for a query without a relevant item.
+
+    Raises:
+        InputError: not two-dimensional, or a rank below 1.
+        UnknownName: no such divisor.
     """
     relevant = np.asarray(relevant, bool)
     if relevant.ndim != 2:
@@ -108,14 +112,33 @@ def average_precision_of_ranking(relevant: NDArray[np.bool_], k: int | None = No
 
 
 def mean(values: Floats, empty: Empty = "omit") -> float:
-    """Mean over queries; a NaN (undefined for that query) is left out, or counted as 0. NaN when nothing is left."""
+    """Mean over queries; NaN when nothing is left.
+
+    Args:
+        values: (q,) one a query, NaN where it is undefined.
+        empty: undefined values are left out (`"omit"`) or count as 0 (`"zero"`).
+
+    Raises:
+        UnknownName: no such rule.
+    """
     _known("rule for empty queries", empty, EMPTY)
     kept = values[~np.isnan(values)] if empty == "omit" else np.nan_to_num(values)
     return float(kept.mean()) if len(kept) else float("nan")
 
 
 def hits_at(n: Counts, r: Counts, k: int, ties: Ties = "expectation") -> Floats:
-    """Relevant items among the first `k`, (q,). `k` is at most the number of items."""
+    """Relevant items among the first `k`, (q,).
+
+    Args:
+        n, r: (q, m) items and relevant items per bucket.
+        k: from 1 to the number of items.
+        ties: `"expectation"` over the orders of a bucket, or what the best (`"optimistic"`) or worst
+            (`"pessimistic"`) order gives.
+
+    Raises:
+        InputError: counts that cannot be, a rank below 1 or beyond the gallery.
+        UnknownName: no such tie rule.
+    """
     n, r = _checked(n, r)
     _check_rank(k)
     _known("tie rule", ties, TIES)
@@ -133,12 +156,20 @@ def hits_at(n: Counts, r: Counts, k: int, ties: Ties = "expectation") -> Floats:
 
 
 def precision_at(n: Counts, r: Counts, k: int, ties: Ties = "expectation") -> Floats:
-    """Share of relevant items among the first `k`, (q,) from 0 to 1; NaN without a relevant item in the gallery."""
+    """Share of relevant items among the first `k`, (q,) from 0 to 1; NaN without a relevant item in the gallery.
+
+    Args:
+        n, r, k, ties: as for `hits_at`, with its errors.
+    """
     return np.where(r.sum(axis=1) > 0, hits_at(n, r, k, ties) / k, np.nan)
 
 
 def recall_at(n: Counts, r: Counts, k: int, ties: Ties = "expectation") -> Floats:
-    """Share of the relevant items that are among the first `k`, (q,) from 0 to 1; NaN without any."""
+    """Share of the relevant items that are among the first `k`, (q,) from 0 to 1; NaN without any.
+
+    Args:
+        n, r, k, ties: as for `hits_at`, with its errors.
+    """
     return _share(hits_at(n, r, k, ties), r.sum(axis=1))
 
 
@@ -159,7 +190,11 @@ def precision_within(n: Counts, r: Counts, empty_ball: Empty) -> Floats:
 
 
 def recall_within(n: Counts, r: Counts) -> Floats:
-    """Share of the relevant items within every radius: (q, m); NaN for a query without any."""
+    """Share of the relevant items within every radius: (q, m) from 0 to 1; NaN for a query without any.
+
+    Args:
+        n, r: (q, m) items and relevant items per bucket.
+    """
     n, r = _checked(n, r)
     return _share(np.cumsum(r, axis=1), r.sum(axis=1, keepdims=True))
 
@@ -167,9 +202,13 @@ def recall_within(n: Counts, r: Counts) -> Floats:
 def pr_curve(n: Counts, r: Counts, empty_ball: Empty = "omit") -> tuple[Floats, Floats]:
     """Recall and precision as the radius grows, both averaged over the queries that have a relevant item.
 
+    Args:
+        n, r: (q, m) items and relevant items per bucket.
+        empty_ball: as for `precision_within`.
+
     Returns:
-        recall, precision: two arrays of equal length, one point for each radius whose ball holds an item of at least
-        one query; recall rises to 1.
+        recall, precision: two arrays of equal length (p,), one point for each radius whose ball holds an item of at
+        least one query; recall rises to 1.
     """
     precision, recall = precision_within(n, r, empty_ball), recall_within(n, r)
     asked = ~np.isnan(recall[:, -1]) if recall.size else np.zeros(len(recall), bool)

@@ -12,6 +12,8 @@ import pytest
 from tests.serving import make_arrays, serving
 
 import bitfuse as bf
+from bitfuse.bench.lengths import sweep
+from bitfuse.data.base import Dataset
 from bitfuse.data.shapes import generate
 from bitfuse.pipeline.extract import extract
 from bitfuse.serve.keys import Key
@@ -22,7 +24,6 @@ SHOTS = ROOT / ".cache" / "screenshots"
 N_ITEMS = 300
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>"
 KEY = "a key for the tests"
-SWEEP = [{"n_bits": 16, "mAP@50": 0.61}, {"n_bits": 32, "mAP@50": 0.68}, {"n_bits": 64, "mAP@50": 0.71}]
 _FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -39,8 +40,14 @@ def shop(tmp_path_factory, world):
     root = tmp_path_factory.mktemp("browser")
     backbone = bf.backbone("pocket", light=True)
     samples, _ = extract(world, backbone)
-    model = bf.hasher("itq", n_bits=64, aligned=True).fit(samples.views, sources=samples.sources)
-    model.save(root / "model", {"sweep.json": json.dumps(SWEEP).encode()})
+
+    def fitted(n_bits):
+        return bf.hasher("itq", n_bits=n_bits, aligned=True).fit(samples.views, sources=samples.sources)
+
+    model = fitted(64)
+    parts = (samples.take(range(50, N_ITEMS)), samples.take(range(50)), samples.take(range(50, N_ITEMS)))
+    kept = sweep(model, fitted, Dataset("shapes", *parts))  # as `bitfuse fit --sweep` does
+    model.save(root / "model", {"sweep.json": json.dumps(kept.to_dict()).encode()})
     columns = world.attributes
     types = {"main_colour": "str", "main_shape": "str", "price": "float", "count": "int", "sold": "bool"}
     with bf.Collection.create(

@@ -1,6 +1,7 @@
 """The page in a real Chromium: every way to search, sharing, keyboard, errors, keys, the engineers' view."""
 
 import base64
+import json
 import re
 
 import pytest
@@ -323,15 +324,20 @@ def test_several_collections_and_one_that_encodes_nothing(context, several, acce
     page.get_by_text('There is no collection "nowhere" here').wait_for()
 
 
-def test_the_view_for_engineers(page, shot, accessible):
+def test_the_view_for_engineers(page, shop, shot, accessible):
+    stored = json.loads((shop / "models" / "1" / "sweep.json").read_text())
+    best = stored["lengths"][-1]
     search(page, "red")
     page.get_by_role("button", name="Figures").click()
     page.get_by_role("heading", name="Buckets").wait_for()
     text = page.inner_text("#figures-view")
     assert "300 items have" in text
-    for said in ("encode", "search", "whole search", "p99", "mAP@50", "0.71"):
+    for said in ("encode", "search", "whole search", "p99", stored["metric"], "50 held-out queries among 250 items"):
         assert said in text
-    assert page.locator("#figures-view .chart circle").count() == 3
+    row = page.get_by_role("row", name=str(best["bits"]), exact=False).last.inner_text()
+    for value in (best["map"], best["recall_of_10_neighbours"], best["distinct_share"]):
+        assert f"{value:.3f}".rstrip("0").rstrip(".") in row
+    assert page.locator("#figures-view .chart circle").count() == 2 * len(stored["lengths"]) == 10
     assert "view=figures" in page.url
     accessible(page)
     page.set_viewport_size({"width": 1280, "height": 1500})

@@ -38,7 +38,7 @@ def test_cvh_solves_the_generalised_eigenproblem_of_both_views(rng):
     X, Y = rng.normal(size=(60, 6)), rng.normal(size=(60, 4))
     Y[:, :3] += X[:, :3]
     X, Y = X - X.mean(axis=0), Y - Y.mean(axis=0)
-    W_x, W_y, correlation = cvh.canonical(X, Y, 0.5, 3)
+    W_x, W_y, correlation = cvh.canonical(X.T @ X / 60, Y.T @ Y / 60, X.T @ Y / 60, 0.5, 3)
     C_xx = X.T @ X / 60 + 0.5 * np.trace(X.T @ X) / 60 / 6 * np.eye(6)
     C_yy = Y.T @ Y / 60 + 0.5 * np.trace(Y.T @ Y) / 60 / 4 * np.eye(4)
     C_xy = X.T @ Y / 60

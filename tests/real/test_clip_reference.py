@@ -96,7 +96,7 @@ def test_pixel_values_are_those_of_the_published_preprocessing(reference, clip_b
 
     def pixels_of(picture):
         if light:
-            return pixel_values(picture, encoder._pixels)
+            return pixel_values([picture], encoder._pixels)[0]
         return encoder._pixels([picture])["pixel_values"][0].numpy()
 
     pixels, expected = pixels_of(image), published_pixels(image)

@@ -58,7 +58,7 @@ class Sweep:
                     for name, answer in result.modes.items()
                     if answer is not None
                 },
-                "distinct_share": _number(result.diagnostics["distinct"] / max(1, result.first.gallery)),
+                "distinct_share": _number(result.diagnostics["distinct"]),
                 "fit_seconds": _number(seconds),
             }
             for result, seconds in zip(self.results, self.seconds)

@@ -34,7 +34,8 @@ class Result:
         method: class and the parameters that differ from their defaults.
         n_bits, seed: of the hasher.
         widths: view -> columns of the features that the method reads.
-        dataset: its name, with the sizes of its parts in `sizes`.
+        dataset: its name.
+        sizes: number of items of its parts: train, query, gallery.
         protocol: under which all numbers stand.
         modes: query mode -> answer, None where the method cannot answer it ("-" in a table).
         floors: mAP of random codes and of one constant code in the first mode; empty without labels.

@@ -80,7 +80,14 @@ class Scores:
         return metrics.mean(metrics.recall_at(self.counts.n, self.counts.r, n), self.protocol.empty)
 
     def precision_within(self, radius: int) -> float:
-        """Mean precision inside a Hamming ball; empty balls as the protocol says."""
+        """Mean precision inside a Hamming ball; empty balls as the protocol says.
+
+        Args:
+            radius: of the ball, from 0 to n_bits.
+
+        Raises:
+            InputError: another radius.
+        """
         self._check_radius(radius)
         values = self._precisions[:, radius]
         if self.protocol.empty_ball == "omit":
@@ -88,7 +95,14 @@ class Scores:
         return metrics.mean(values, self.protocol.empty)
 
     def recall_within(self, radius: int) -> float:
-        """Mean share of a query's relevant items inside a Hamming ball."""
+        """Mean share of a query's relevant items inside a Hamming ball.
+
+        Args:
+            radius: of the ball, from 0 to n_bits.
+
+        Raises:
+            InputError: another radius.
+        """
         self._check_radius(radius)
         return metrics.mean(self._recalls[:, radius], self.protocol.empty)
 

@@ -85,7 +85,11 @@ def checks() -> list[Check]:
 
 
 def check_hasher(make: Factory, *, dataset: Dataset | None = None) -> list[str]:
-    """Run every check on a hasher class, or on a function that makes one; arguments as for a `Check`.
+    """Run every check.
+
+    Args:
+        make: a hasher class, or a function that makes a hasher from parameters.
+        dataset: the checks of quality are made on it; None for the generated shapes.
 
     Returns:
         The names of the checks, all passed.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,52 +94,56 @@ def fit(
     sweep: Annotated[
         bool, typer.Option(help="Also measure codes of a quarter to four times the length, and keep the figures.")
     ] = False,
+    processes: Annotated[int, typer.Option(help="That share the batches of a deep method.")] = 1,
+    sample: Annotated[
+        int | None,
+        typer.Option(help="Rows, of shards, for what cannot be learned in passes.", show_default="10000"),
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Where features of shards are copied.", show_default="beside them")
+    ] = None,
     device: DeviceOpt = "cpu",
     json_out: JsonOpt = False,
 ) -> None:
     """Learn a model. What `evaluate` will ask is held out, and the list is saved too: a tenth of the rows, by hash of
-    their ids; of a published set (flickr25k:FOLDER, ...) the queries that its split draws.
+    their ids; of a published set (flickr25k:FOLDER, ...) the queries that its split draws. DATA may also be a folder of
+    feature shards (`encode --views float16`, or Parquet with a column of number lists a view) beyond the memory's size.
     """
-    from bitfuse.data.base import Dataset
+    from bitfuse.data.base import Dataset, Samples
     from bitfuse.pipeline import training
 
     columns = Columns(image, text, label or None, label_sep, id_column, variant, split_seed)
-    source = read(data, columns)
-    if isinstance(source, Dataset):
-        encoder = named_backbone(backbone, source.train, data, device)
-        train = source.train if encoder is None else with_features(source.train, encoder, data)
-        heldout, gallery = source.query, source.gallery if encoder is None else train
-    else:
-        encoder = named_backbone(backbone, source, data, device)
-        samples = source if encoder is None else with_features(source, encoder, data)
-        train, heldout = training.hold_out(samples)
-        gallery = train
-    if method is None:
-        choice = training.default_choice(train, encoder)
-        err.print(f"method: {choice.method} ({choice.reason}); --method names another")
-    else:
-        choice = training.Choice(method, {}, "named by the user")
-    choice = training.Choice(choice.method, {**choice.parameters, **_parameters(parameter or [])}, choice.reason)
-    started = time.perf_counter()
+    with _opened(data, columns, sample, scratch) as source:
+        train, heldout, gallery, encoder = _divided(source, data, backbone, device)
+        if method is None:
+            choice = training.default_choice(train, encoder)
+            err.print(f"method: {choice.method} ({choice.reason}); --method names another")
+        else:
+            choice = training.Choice(method, {}, "named by the user")
+        choice = training.Choice(choice.method, {**choice.parameters, **_parameters(parameter or [])}, choice.reason)
+        started = time.perf_counter()
 
-    def fitted(n_bits: int) -> Hasher:
-        with err.status(f"fitting {choice.method} with {n_bits} bits on {len(train)} rows"):
-            return training.fit(
-                train, choice, n_bits=n_bits, seed=seed, preset=preset, backbone=encoder, device=device
-            )  # fmt: skip
+        def fitted(n_bits: int) -> Hasher:
+            with err.status(f"fitting {choice.method} with {n_bits} bits on {len(train)} rows"):
+                return training.fit(
+                    train, choice, n_bits=n_bits, seed=seed, preset=preset, backbone=encoder, device=device,
+                    processes=processes,
+                )  # fmt: skip
 
-    model = fitted(bits)
-    seconds = time.perf_counter() - started
-    kept = {**training.ids_attachment(train, heldout), COLUMNS: json.dumps(columns.given()).encode()}
-    lengths = None
-    if sweep:
-        from bitfuse.bench.lengths import PAGE
-        from bitfuse.bench.lengths import sweep as measure
+        model = fitted(bits)
+        seconds = time.perf_counter() - started
+        kept = {**training.ids_attachment(train, heldout), COLUMNS: json.dumps(columns.given()).encode()}
+        lengths = None
+        if sweep:
+            from bitfuse.bench.lengths import PAGE
+            from bitfuse.bench.lengths import sweep as measure
 
-        if encoder is not None and not heldout.views:
-            heldout = with_features(heldout, encoder, data)
-        lengths = measure(model, fitted, Dataset(Path(data).stem, train, heldout, gallery), device=device)
-        kept |= lengths.attachments()
+            if not isinstance(train, Samples) or not isinstance(heldout, Samples) or not isinstance(gallery, Samples):
+                raise InputError(f"{data} holds shards, whose rows are not all in memory; leave --sweep out")
+            if encoder is not None and not heldout.views:
+                heldout = with_features(heldout, encoder, data)
+            lengths = measure(model, fitted, Dataset(Path(data).stem, train, heldout, gallery), device=device)
+            kept |= lengths.attachments()
     model.save(out_dir, attachments=kept)
     facts = {
         "model": str(out_dir),
@@ -160,7 +166,53 @@ def fit(
     if lengths:
         section = lengths.section()
         out.print(section.table, section.text, f"plotted in {out_dir / PAGE}")
-    out.print(f"saved to {out_dir}; next: bitfuse evaluate {out_dir} {data}")
+    if at_scale := model.log.get("at_scale"):
+        out.print(f"at scale: {at_scale['meaning']} ({at_scale['sampled']} of {at_scale['rows']} rows in the sample)")
+        out.print(f"saved to {out_dir}; next: bitfuse encode SOURCE --model {out_dir} --out codes/")
+    else:
+        out.print(f"saved to {out_dir}; next: bitfuse evaluate {out_dir} {data}")
+
+
+@contextmanager
+def _opened(data: str, columns: Columns, sample: int | None, scratch: Path | None) -> Iterator[Any]:
+    """What the user pointed at; shards of features stay on disk while the block lasts."""
+    from bitfuse.data.stored import SAMPLE
+    from bitfuse.pipeline.spool import holds_features, spool
+
+    if not holds_features(data):
+        if sample is not None or scratch is not None:
+            raise InputError(f"--sample and --scratch are for shards of features, which {data} does not hold")
+        yield read(data, columns)
+        return
+    given = columns.given()
+    if unknown := set(given) - {"labels", "label_sep", "id"}:
+        raise InputError(f"{data} holds shards of features, for which {sorted(unknown)} cannot be named")
+    with ExitStack() as stack:
+        with err.status(f"copying the features of {data} to where any row can be read"):
+            samples = stack.enter_context(
+                spool(data, **given, sample=SAMPLE if sample is None else sample, scratch=scratch)
+            )
+        yield samples
+
+
+def _divided(source: Any, data: str, backbone: str | None, device: str) -> tuple[Any, Any, Any, Backbone | None]:
+    """The rows to train on, those held out, the gallery, and what encodes them where that is still to be done."""
+    from bitfuse.data.base import Dataset
+    from bitfuse.data.stored import StoredSamples
+    from bitfuse.pipeline import training
+
+    if isinstance(source, StoredSamples):
+        if backbone is not None:
+            raise InputError(f"{data} holds features; --backbone {backbone} has nothing to encode, leave it out")
+        train, heldout = training.hold_out(source)
+        return train, heldout, train, None
+    if isinstance(source, Dataset):
+        encoder = named_backbone(backbone, source.train, data, device)
+        learned = source.train if encoder is None else with_features(source.train, encoder, data)
+        return learned, source.query, source.gallery if encoder is None else learned, encoder
+    encoder = named_backbone(backbone, source, data, device)
+    learned, kept = training.hold_out(source if encoder is None else with_features(source, encoder, data))
+    return learned, kept, learned, encoder
 
 
 @app.command()
@@ -234,7 +286,10 @@ def methods(json_out: JsonOpt = False) -> None:
         show_json(rows)
         return
     table = Table(
-        box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, caption="cost: of training, in the number n of training rows"
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        caption="cost: of training, in the number n of training rows; at scale: what it learns from features on disk",
     )
     for column in list(rows[0])[:-1]:
         table.add_column(column, no_wrap=column != "spaces")

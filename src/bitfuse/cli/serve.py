@@ -66,6 +66,7 @@ def serve(
         keys=everybody,
         picture_roots=tuple(pictures) if pictures else () if public else None,
         readers=readers,
+        apart=True,
     )
     application = create_app(_named(shops), settings)
     err.print(f"serving {', '.join(_named(shops))} at http://{host}:{port}", markup=False)

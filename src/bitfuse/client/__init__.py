@@ -81,23 +81,39 @@ class Client:
     def encode(
         self, text: str | None = None, image: bytes | None = None, weights: Mapping[str, float] | None = None
     ) -> list[str]:
-        """The code of a query in hexadecimal; a cross-modal model gives one for each view."""
+        """The code of a query in hexadecimal; a cross-modal model gives one for each view.
+
+        Args:
+            text: words.
+            image: the bytes of a picture.
+            weights: how much each view counts, name -> 0 or more.
+        """
         return self._send(self._calls.encode(text, image, weights))
 
     def put(self, id: str, **parts: Unpack[Parts]) -> Written:
-        """Store an item, in the place of one with the same id."""
+        """Store an item, in the place of one with the same id.
+
+        Args:
+            id: 1 to 512 bytes.
+            parts: `text`, `image` (the bytes of a picture), `views` (name -> (d,) numbers), `attributes`.
+        """
         return self._send(self._calls.put(id, parts))
 
     def patch(self, id: str, **parts: Unpack[Parts]) -> Written:
-        """Change parts of an item; None takes a part away."""
+        """Change parts of an item; None takes a part away.
+
+        Args:
+            id: of an item that is there.
+            parts: those to change, as for `put`; the others stay.
+        """
         return self._send(self._calls.patch(id, parts))
 
     def delete(self, id: str) -> Written:
-        """Delete an item."""
+        """Delete the item of this `id`."""
         return self._send(self._calls.delete(id))
 
     def get(self, id: str) -> dict[str, Any] | None:
-        """An item, or None."""
+        """The item of this `id`, or None."""
         try:
             return self._send(self._calls.get(id))
         except ServiceError as error:

@@ -73,7 +73,7 @@ def read_table(
         images = [one(value, f"{path}, row {i}") for i, value in enumerate(columns[roles["image"]], 1)]
     if roles["text"] is not None:
         texts = [text_of(v, f"{path}, row {i}") for i, v in enumerate(columns[roles["text"]], 1)]
-    matrix, names = _labels({c: columns[c] for c in label_columns}, label_sep, path)
+    matrix, names = label_matrix({c: columns[c] for c in label_columns}, label_sep, path)
     used = {*roles.values(), *label_columns}
     return Samples(
         ids=_ids(columns, roles["id"], roles["image"], path),
@@ -122,7 +122,7 @@ def read_folder(path: str | Path, *, labels: str | Sequence[str] | None = None) 
     for picture_path in found:
         _encodable(str(picture_path), f"the file name {str(picture_path)!r}")
     folder = [p.parent.name or real.name for p in found]
-    matrix, names = _labels({"folder": folder} if labels else {}, "", root)
+    matrix, names = label_matrix({"folder": folder} if labels else {}, "", root)
     return Samples(
         ids=tuple(map(str, found)),
         images=[root / p for p in found],
@@ -207,7 +207,8 @@ def _encodable(value: str, what: str) -> None:
         raise InputError(f"{what} is not valid Unicode; rename the file") from error
 
 
-def _labels(columns: Columns, sep: str, path: Path) -> tuple[NDArray[np.bool_] | None, tuple[str, ...]]:
+def label_matrix(columns: Columns, sep: str, path: Path) -> tuple[NDArray[np.bool_] | None, tuple[str, ...]]:
+    """Columns of labels as (n, c) bool and the c names, in order; None where no row has one. See `read_table`."""
     rows: list[list[Any]] = [[] for _ in range(len(next(iter(columns.values()), [])))]
     for name, values in columns.items():
         for i, value in enumerate(values):

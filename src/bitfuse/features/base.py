@@ -38,7 +38,12 @@ class Backbone(Protocol):
         ...
 
     def encode(self, view: str, inputs: Sequence[Any], *, batch_size: int | None = None) -> NDArray[np.float32]:
-        """Encode decoded inputs: RGB `PIL.Image.Image` for images, non-empty `str` for texts.
+        """Encode decoded inputs.
+
+        Args:
+            view: one of `views`.
+            inputs: RGB `PIL.Image.Image` for images, non-empty `str` for texts.
+            batch_size: inputs at a time; None leaves it to the backbone.
 
         Returns:
             (n, width) float32, finite, not normalised, in the order of the inputs.
@@ -64,4 +69,13 @@ class Staged(Backbone, Protocol):
 
     def forward(self, view: str, staged: Any) -> NDArray[np.float32]:
         """The rows, (n, width) float32."""
+        ...
+
+
+@runtime_checkable
+class Parallel(Staged, Protocol):
+    """A backbone of torch whose `forward` several threads may call at once."""
+
+    def cores(self) -> int:
+        """How many cores it computes on, to be shared among these threads; 1 where they would not help, as on a GPU."""
         ...

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bitfuse.errors import InputError
 from bitfuse.features.batches import Batched
 from bitfuse.features.checkpoints import find
-from bitfuse.features.loading import check_installed, load_model, load_part, run
+from bitfuse.features.loading import check_installed, device_of, load_model, load_part, run
 from bitfuse.features.pixels import pixel_values, plain
 from bitfuse.features.prompts import GENERIC
 
@@ -108,6 +108,12 @@ class CLIPBackbone(CheckpointBackbone):
         on_cpu = self._place.type == "cpu"
         return (32 if on_cpu else 256) if view == "image" else (64 if on_cpu else 1024)
 
+    def cores(self) -> int:
+        """See `Parallel.cores`."""
+        import torch
+
+        return torch.get_num_threads() if device_of(self.device).type == "cpu" else 1
+
     def _prepare(self, view: str, batch: list[Any]) -> Mapping[str, Any]:
         if view == "image":
             return self._pixels(batch)
@@ -123,7 +129,7 @@ class CLIPBackbone(CheckpointBackbone):
             return processed
         import torch
 
-        return {"pixel_values": torch.from_numpy(np.stack([pixel_values(image, self._plain) for image in batch]))}
+        return {"pixel_values": torch.from_numpy(pixel_values(batch, self._plain))}
 
     def _tokens(self, batch: list[str]) -> Mapping[str, Any]:
         tokens: Mapping[str, Any] = self._tokenizer(

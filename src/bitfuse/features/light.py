@@ -103,7 +103,7 @@ class LightCLIP(CheckpointBackbone):
 
     def _image(self, image: Image) -> Array:
         # (3, s, s) -> (patches, 3 p p), patch by patch, row by row
-        pixels, p = pixel_values(image, self._pixels), int(self._vision_config["patch_size"])
+        pixels, p = pixel_values([image], self._pixels)[0], int(self._vision_config["patch_size"])
         grid = pixels.shape[1] // p
         patches = pixels.reshape(3, grid, p, grid, p).transpose(1, 3, 0, 2, 4).reshape(grid * grid, -1)
         kernel = self._tensor("vision_model.embeddings.patch_embedding.weight")

@@ -104,6 +104,7 @@ def method_table() -> list[dict[str, Any]]:
                 "views": f"{cls.min_views}+" if most is None else str(most),
                 "spaces": ", ".join(cls.spaces),
                 "cost": cls.cost,
+                "at scale": cls.at_scale,
                 "reference": cls.reference,
             }
         )

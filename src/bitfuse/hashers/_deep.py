@@ -21,6 +21,8 @@ from bitfuse.hashers.base import Array, Hasher, State
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from bitfuse.hashers._train import Inputs
+
 _SIZES = "sizes"  # of the training data, in the state: rows and labels, which shape some networks
 
 
@@ -41,6 +43,7 @@ class FusedNetwork(Hasher):
     patience: int = 10
 
     supervised = True
+    at_scale = "stream"
 
     @abstractmethod
     def _network(self, widths: Mapping[str, int], n: int, c: int) -> nn.Module:
@@ -50,8 +53,8 @@ class FusedNetwork(Hasher):
     def _loss(self, network: nn.Module, x: Tensor, present: Tensor, y: Tensor) -> Tensor:
         """The loss of one batch: x (m, d), present (m, views), y (m, c) of 0 and 1."""
 
-    def _prepare(self, network: nn.Module, x: Tensor, y: Tensor, rng: np.random.Generator) -> dict[str, Any]:
-        """What happens before the epochs, with all training rows; what it returns goes into the log."""
+    def _prepare(self, network: nn.Module, x: Inputs, y: Tensor, rng: np.random.Generator) -> dict[str, Any]:
+        """What happens before the epochs, with all training rows and the sample's labels; it goes into the log."""
         return {}
 
     def _diagnose(self, network: nn.Module, x: Tensor, present: Tensor) -> dict[str, Any]:
@@ -71,17 +74,20 @@ class FusedNetwork(Hasher):
         schedule = _train.Schedule(self.epochs, self.batch_size, self.learning_rate, self.patience)
         rng = np.random.default_rng(self.seed)
         state = learn_scaling(batch, self.scaling)
-        x = torch.from_numpy(side_by_side(state, batch, self.scaling)).to(device)  # (n, d)
-        y = torch.from_numpy(np.asarray(labels, np.float32)).to(device)  # (n, c)
+        x = _train.Inputs(batch, lambda rows: side_by_side(state, rows, self.scaling), device)  # (n, d)
+        y = np.asarray(labels, bool)  # (n, c)
         masks = np.stack(list(batch.masks.values()), axis=1)  # (n, views)
-        present = torch.from_numpy(masks.astype(np.float32)).to(device)
+        seen = batch.sample  # all rows, or those that are looked at before and after the epochs
+
+        def floats(flags: NDArray[np.bool_]) -> Tensor:
+            return torch.from_numpy(flags.astype(np.float32)).to(device)
 
         def step(chosen: NDArray[np.intp]) -> Tensor:
-            kept = keep_views(masks[chosen], self.view_dropout, rng).astype(np.float32)
-            return self._loss(network, x[chosen], torch.from_numpy(kept).to(device), y[chosen])
+            kept = keep_views(masks[chosen], self.view_dropout, rng)
+            return self._loss(network, x[chosen], floats(kept), floats(y[chosen]))
 
         def codes(chosen: NDArray[np.intp]) -> Tensor:
-            return network(x[chosen], present[chosen])  # type: ignore[no-any-return]
+            return network(x[chosen], floats(masks[chosen]))  # type: ignore[no-any-return]
 
         def ranked(chosen: NDArray[np.intp]) -> list[tuple[Tensor, Tensor]]:
             h = codes(chosen)
@@ -89,11 +95,11 @@ class FusedNetwork(Hasher):
 
         with _train.seeded(self.seed, device):
             network = self._network(_widths(batch), *y.shape).to(device)
-            log = self._prepare(network, x, y, rng)
+            log = self._prepare(network, x, floats(y[seen]), rng)
             log |= _train.learn(network, step, ranked, y, schedule, self.validation, rng)
         log["weights"] = sum(p.numel() for p in network.parameters())
-        h = _train.in_blocks(codes, len(x), self.n_bits)
-        log |= _train.diagnose(h, np.asarray(labels), log["losses"]) | self._diagnose(network, x, present)
+        h = _train.in_blocks(lambda chosen: codes(seen[chosen]), len(seen), self.n_bits)
+        log |= _train.diagnose(h, y[seen], log["losses"]) | self._diagnose(network, x.sampled(), floats(masks[seen]))
         return {_SIZES: np.array(y.shape), **state, **_train.weights_of(network)}, log
 
     def _project(self, state: State, batch: Batch, space: str, *, device: str) -> Array:

@@ -35,7 +35,7 @@ def learn(batch: Batch, seed: int) -> State:
         rows = rng.permutation(np.flatnonzero(batch.masks[view]))[:_ROWS]
         if len(rows) < _LEAST:
             continue
-        unit = l2_normalise(x[rows])
+        unit = l2_normalise(batch.take(rows).arrays[view])
         half = len(rows) // 2
         mean = unit[:half].mean(axis=0)
         _, spread, axes = np.linalg.svd(unit[:half] - mean, full_matrices=False)

@@ -52,7 +52,8 @@ class ViewSum(nn.Module):
         """Each view's hidden features (n, views, hidden), and (n, views, 1) whether it is there: not all zeros."""
         present = torch.stack([(part != 0).any(dim=1) for part in torch.split(x, self.views.widths, dim=1)], dim=1)
         present = present | ~present.any(dim=1, keepdim=True)  # a row of zeros is read as it is
-        return self.views(x).view(len(x), self.count, -1), present[:, :, None]
+        tokens = self.views(x).view(x.shape[0], self.count, -1)  # len(x) would tie an exported graph to one batch size
+        return tokens, present[:, :, None]
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum over the views that are there."""

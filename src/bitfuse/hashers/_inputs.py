@@ -30,12 +30,18 @@ def learn_scaling(batch: Batch, scaling: Scaling) -> State:
     """`mean.<view>` (d,) float64: what `scaled` subtracts, over the rows that have the view."""
     if scaling not in ("centred", "unit", "mean", "raw"):
         raise InputError(f"scaling must be 'centred', 'unit', 'mean' or 'raw', got {scaling!r}")
-    state: State = {}
-    for view, x in batch.arrays.items():
-        rows = x[batch.masks[view]].astype(np.float64)
-        rows = l2_normalise(rows) if scaling == "centred" else rows
-        moves = scaling in ("centred", "mean") and len(rows)
-        state[f"mean.{view}"] = rows.mean(axis=0) if moves else np.zeros(x.shape[1])
+    state: State = {f"mean.{view}": np.zeros(x.shape[1]) for view, x in batch.arrays.items()}
+    if scaling in ("unit", "raw"):
+        return state
+    sums: State = {}
+    for block in batch.blocks():
+        for view, x in block.arrays.items():
+            rows = x[block.masks[view]].astype(np.float64)
+            rows = l2_normalise(rows) if scaling == "centred" else rows
+            # one row after the other, whatever the blocks: rows on disk and in memory have the same mean to the bit
+            sums[view] = (np.concatenate([sums[view][None], rows]) if view in sums else rows).sum(axis=0)
+    for view, mask in batch.masks.items():
+        state[f"mean.{view}"] = sums[view] / max(int(mask.sum()), 1)
     return state
 
 
@@ -52,6 +58,12 @@ def scaled(state: State, batch: Batch, scaling: Scaling) -> dict[str, Real]:
 def side_by_side(state: State, batch: Batch, scaling: Scaling) -> NDArray[np.float32]:
     """What a network reads: the scaled views side by side, (n, sum of widths)."""
     return np.concatenate(list(scaled(state, batch, scaling).values()), axis=1).astype(np.float32)
+
+
+def centred_rows(state: State, batch: Batch) -> Iterator[NDArray[np.float64]]:
+    """The rows as PCA reads them, block by block: views centred by `mean.<view>`, side by side, (m, sum of widths)."""
+    for block in batch.blocks():
+        yield np.concatenate(list(scaled(state, block, "centred").values()), axis=1)
 
 
 def learn_kernels(

@@ -107,7 +107,16 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def load(path: str | Path) -> Hasher:
-    """Load a model directory."""
+    """Load a model directory that `Hasher.save` wrote; nothing in it is executed.
+
+    Args:
+        path: of the directory.
+
+    Raises:
+        InputError: there is no model.
+        DamagedFile: a file is missing or differs from its hash, or the method or a parameter is not known here.
+        UnknownFormat: written by a newer version.
+    """
     from bitfuse.hashers import resolve
 
     card, root = read_card(path), Path(path)

@@ -6,8 +6,9 @@ A method names its towers' layers, its optimiser and its objective; torch is imp
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from bitfuse.hashers.base import Array, Hasher, State
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
+
+    from bitfuse.hashers._train import Inputs
 
 Rows = NDArray[np.intp]
 
@@ -35,6 +38,7 @@ class Towers(Hasher):
     learning_rate: float = 1e-4
 
     spaces = ("image", "text")
+    at_scale = "stream"
     min_views = 2
     max_views = 2
 
@@ -48,29 +52,31 @@ class Towers(Hasher):
 
     @abstractmethod
     def _objective(
-        self, network: nn.ModuleDict, x: dict[str, Tensor], rng: np.random.Generator
+        self, network: nn.ModuleDict, x: Mapping[str, Inputs | Tensor], rng: np.random.Generator
     ) -> Callable[[Rows], Tensor]:
-        """The loss of a batch by its row numbers; x holds all training rows, (n, d_v) a view, scaled."""
+        """The loss of a batch by its row numbers; x gives the training rows, (n, d_v) a view, scaled."""
 
     def _check(self) -> None:
         """Refuse parameters that mean nothing."""
 
     def _fit(self, batch: Batch, labels: NDArray[np.bool_] | None, *, device: str) -> tuple[State, dict[str, Any]]:
         from bitfuse.hashers import _train  # isort: skip  # says how to install torch where it is absent
-        import torch
 
         self._check()
         schedule = _train.Schedule(self.epochs, self.batch_size, self.learning_rate, patience=self.epochs)
         rng = np.random.default_rng(self.seed)
         state = learn_scaling(batch, self.scaling)
-        parts = scaled(state, batch, self.scaling)
-        x = {v: torch.from_numpy(p.astype(np.float32)).to(device) for v, p in parts.items()}  # (n, d_v)
+        views = {v: batch.of(v) for v in batch.arrays}
+        x = {v: _train.Inputs(part, partial(self._rows, state, v), device) for v, part in views.items()}  # (n, d_v)
         with _train.seeded(self.seed, device):
-            network = self._network({v: p.shape[1] for v, p in x.items()}).to(device)
+            network = self._network({v: p.shape[1] for v, p in batch.arrays.items()}).to(device)
             step = self._objective(network, x, rng)
             rows = np.arange(len(batch))
             log = _train.train(network, step, rows, schedule, rng, optimiser=self._optimiser(network))
         return {**state, **_train.weights_of(network)}, log
+
+    def _rows(self, state: State, view: str, batch: Batch) -> NDArray[np.float32]:
+        return scaled(state, batch, self.scaling)[view].astype(np.float32)
 
     def _network(self, widths: dict[str, int]) -> nn.ModuleDict:
         from torch import nn
@@ -86,7 +92,7 @@ class Towers(Hasher):
         tower = _train.with_weights(lambda: self._tower(space, batch.arrays[space].shape[1]), weights, device)
 
         def codes(chosen: Rows) -> Tensor:
-            x = scaled(state, batch.take(chosen), self.scaling)[space]
-            return tower(torch.from_numpy(x.astype(np.float32)).to(device))  # type: ignore[no-any-return]
+            x = self._rows(state, space, batch.take(chosen))
+            return tower(torch.from_numpy(x).to(device))  # type: ignore[no-any-return]
 
         return _train.in_blocks(codes, len(batch), self.n_bits)

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 
 from bitfuse.codes import Codes
 from bitfuse.errors import ConvergenceWarning, InputError, MissingDependency
+from bitfuse.hashers._views import Batch, StoredBatch
 
 try:
     import torch
     from torch import Tensor, nn
 except ImportError as error:
     raise MissingDependency("torch", "clip", "a deep hashing method") from error
+
+from bitfuse.hashers import _parallel
 
 Rows = NDArray[np.intp]
 Network = TypeVar("Network", bound=nn.Module)
@@ -66,6 +69,35 @@ class Schedule:
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate!r}")
 
 
+class Inputs:
+    """The training rows as a network reads them: `x[rows]` is a tensor on the device, (m, d).
+
+    Of a batch in memory all rows are made once; of one on disk, those asked for, each time.
+
+    Args:
+        batch: the training rows.
+        make: what turns a batch into the (m, d) rows that the network reads, row by row.
+        device: where to.
+    """
+
+    def __init__(self, batch: Batch, make: Callable[[Batch], NDArray[np.float32]], device: str) -> None:
+        self.batch, self.device = batch, device
+        self._make = make
+        self._whole = None if isinstance(batch, StoredBatch) else torch.from_numpy(make(batch)).to(device)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        if self._whole is not None:
+            return self._whole[rows]
+        return torch.from_numpy(self._make(self.batch.take(rows))).to(self.device)
+
+    def sampled(self) -> Tensor:
+        """The rows that stand for all where all cannot be looked at once."""
+        return self[self.batch.sample] if self._whole is None else self._whole
+
+
 def hold_out(n: int, share: float, least: int, rng: np.random.Generator) -> tuple[Rows, Rows]:
     """Row numbers to train on and to validate on; none are held out where they would be fewer than `least`."""
     if not 0 <= share < 1:
@@ -86,7 +118,7 @@ def train(
     *,
     optimiser: torch.optim.Optimizer | None = None,
 ) -> dict[str, Any]:
-    """Minimise `loss` over batches of `rows`, in place.
+    """Minimise `loss` over batches of `rows`, in place; among several processes (`_parallel`), each its part of them.
 
     Args:
         network: its parameters are trained and, with `validate`, set back to those of its best epoch.
@@ -100,29 +132,44 @@ def train(
     Returns:
         `epochs` run, `best_epoch` (the last without `validate`), `losses` and `validation` by epoch.
     """
+    group = _parallel.current()
     if optimiser is None:
         optimiser = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate, fused=True)
     batches = max(1, round(len(rows) / schedule.batch_size))
+    if group is not None:
+        if len(rows) // batches < 2 * group.size:
+            raise InputError(
+                f"batches of {len(rows) // batches} rows are too small for {group.size} processes, each of which takes "
+                "its part; use a larger batch_size or fewer processes"
+            )
+        rows = group.same(rows)
+        group.part_ways(rng)
     losses: list[float] = []
     validation: list[float] = []
     best, best_epoch, best_weights = math.inf, -1, {}
     for epoch in range(schedule.epochs):
         network.train()
         total = 0.0
-        for chosen in np.array_split(rng.permutation(rows), batches):
-            value = loss(chosen)
+        order = rng.permutation(rows)
+        for chosen in np.array_split(order if group is None else group.same(order), batches):
+            part = chosen if group is None else group.part(chosen)
+            value = loss(part)
             optimiser.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
+            mean = None if group is None else group.mean(network, value, len(part), len(chosen))
             optimiser.step()
-            total += value.item() * len(chosen)
+            total += (value.item() if mean is None else mean) * len(chosen)
         losses.append(total / len(rows))
         if not math.isfinite(total):
             raise InputError(f"the training loss became {total} in epoch {epoch + 1}; use a smaller learning_rate")
+        if group is not None:
+            group.settle(network)
         if validate is None:
             continue
         network.eval()
         with torch.no_grad():
-            validation.append(validate())
+            found = validate() if group is None or group.rank == 0 else 0.0
+        validation.append(found if group is None else float(group.same(np.array([found]))[0]))
         if validation[-1] < best:
             best, best_epoch = validation[-1], epoch
             best_weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
@@ -139,7 +186,7 @@ def learn(
     network: nn.Module,
     loss: Callable[[Rows], Tensor],
     ranked: Callable[[Rows], list[tuple[Tensor, Tensor]]],
-    labels: Tensor,
+    labels: NDArray[np.bool_],
     schedule: Schedule,
     share: float,
     rng: np.random.Generator,
@@ -149,7 +196,7 @@ def learn(
     Args:
         network, loss, schedule, rng: as for `train`.
         ranked: row numbers -> relaxed codes as queries and as gallery, (m, k) each; several pairs are averaged.
-        labels: (n, c) of 0 and 1.
+        labels: (n, c).
         share: of the rows that are held out; 0 trains to the end.
 
     Returns:
@@ -159,9 +206,9 @@ def learn(
     judges, found = held[:_MOST_JUDGES], rows[:_MOST_FOUND]
 
     def validate() -> float:
-        relevant = labels[judges] @ labels[found].T > 0
+        shared = torch.from_numpy(labels[judges].astype(np.float32) @ labels[found].T.astype(np.float32))
         pairs = [(q[0], g[1]) for q, g in zip(ranked(judges), ranked(found))]
-        return sum(misranking(query, gallery, relevant) for query, gallery in pairs) / len(pairs)
+        return sum(misranking(query, gallery, (shared > 0).to(query.device)) for query, gallery in pairs) / len(pairs)
 
     return train(network, loss, rows, schedule, rng, validate if len(held) else None) | {"held_out": len(held)}
 

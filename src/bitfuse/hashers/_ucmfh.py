@@ -55,7 +55,7 @@ class Fusion(nn.Module):
 
     def forward(self, x: Mapping[str, Tensor], seen: Sequence[str]) -> dict[str, Tensor]:
         """Unit features of the seen views, (m, width) each; the other views of x, (m, d_v), are not read."""
-        m = len(next(iter(x.values())))
+        m = next(iter(x.values())).shape[0]  # len() would tie an exported graph to one batch size
         tokens = [self.enter[v](x[v]) if v in seen else self.absent[v].expand(m, -1) for v in self.parts]
         if self.kind == "tokens":
             tokens = list(self.transformer(torch.stack(tokens, dim=1)).unbind(dim=1))  # (m, views, width)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitfuse.data.stored import StoredViews
 from bitfuse.errors import InputError, MissingView
+
+AtScale = Literal["stream", "statistics", "chunks", "sample"]
+"""How a method learns from features on disk; `AT_SCALE` says what each means."""
+
+AT_SCALE: dict[AtScale, str] = {
+    "stream": "all rows, batches read from disk; what looks at many rows at once takes the sample",
+    "statistics": "sums over all rows, read block by block; what needs rows at once (a rotation) takes the sample",
+    "chunks": "all rows, one chunk in memory at a time",
+    "sample": "the sample alone: the method needs all of its rows at once",
+}
+BLOCK = 2048  # rows of features on disk that are in memory at once, in float64 and in several steps of their scaling
 
 
 @dataclass(frozen=True)
@@ -34,9 +47,99 @@ class Batch:
         """All views side by side: (n, sum of widths)."""
         return np.concatenate(list(self.arrays.values()), axis=1)
 
+    def of(self, view: str) -> Batch:
+        """One view alone; it stays on disk where it lies there."""
+        return Batch({view: self.arrays[view]}, {view: self.masks[view]})
+
+    def only(self, rows: NDArray[np.bool_]) -> Batch:
+        """The rows that a mask names; they stay on disk where they lie there."""
+        return self.take(rows)
+
+    def blocks(self) -> Iterator[Batch]:
+        """All rows in memory, block after block: one block where they are there already."""
+        yield self
+
+    @property
+    def sample(self) -> NDArray[np.intp]:
+        """The numbers of the rows that stand for all where all cannot be looked at once: here, all."""
+        return np.arange(len(self))
+
+    def sampled(self) -> Batch:
+        """The rows of `sample`, in memory."""
+        return self
+
+    def sampled_blocks(self) -> Iterator[Batch]:
+        """The rows of `sample`, block after block."""
+        yield self
+
+    def report(self, way: AtScale) -> dict[str, Any]:
+        """What the log says of features on disk; nothing of those in memory."""
+        return {}
+
+
+@dataclass(frozen=True)
+class StoredBatch(Batch):
+    """Views on disk. `arrays` are (0, d), for names and widths alone; rows come by `take`, `blocks` and `sampled`.
+
+    Attributes:
+        store: the features.
+    """
+
+    store: StoredViews
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Batch:
+        """The batch of these rows, in memory."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.intp)
+        return Batch(self.store.read(rows), {k: v[rows] for k, v in self.masks.items()})
+
+    def of(self, view: str) -> StoredBatch:
+        """One view alone, still on disk."""
+        return StoredBatch({view: self.arrays[view]}, {view: self.masks[view]}, self.store.of(view))
+
+    def only(self, rows: NDArray[np.bool_]) -> StoredBatch:
+        """The rows that a mask names, still on disk."""
+        return stored_batch(self.store.take(rows))
+
+    def blocks(self) -> Iterator[Batch]:
+        """All rows, at most `BLOCK` of them in memory."""
+        for start in range(0, len(self), BLOCK):
+            yield self.take(np.arange(start, min(start + BLOCK, len(self))))
+
+    @property
+    def sample(self) -> NDArray[np.intp]:
+        """The numbers of the sampled rows, drawn by hash of id."""
+        return self.store.sampled()
+
+    def sampled(self) -> Batch:
+        """The sampled rows, in memory."""
+        return self.take(self.sample)
+
+    def sampled_blocks(self) -> Iterator[Batch]:
+        """The sampled rows, at most `BLOCK` of them in memory."""
+        for start in range(0, len(sample := self.sample), BLOCK):
+            yield self.take(sample[start : start + BLOCK])
+
+    def report(self, way: AtScale) -> dict[str, Any]:
+        """How many rows were there and how many the sample had, and what that means."""
+        return {"at_scale": {"way": way, "rows": len(self), "sampled": len(self.sample), "meaning": AT_SCALE[way]}}
+
+
+def stored_batch(views: StoredViews, widths: Mapping[str, int] | None = None) -> StoredBatch:
+    """Views on disk as methods meet them; names and widths are those of training where they are given."""
+    found = {name: array.width for name, array in sorted(views.arrays.items())}
+    if widths is not None and found != dict(widths):
+        raise InputError(f"the features on disk have the views {found}; this model was fitted on {dict(widths)}")
+    lacking = np.flatnonzero(~np.any(list(views.masks.values()), axis=0))
+    if len(lacking):
+        raise MissingView(" and ".join(found), lacking.tolist(), "every row needs at least one view; drop these rows")
+    arrays = {name: np.empty((0, width), np.float32) for name, width in found.items()}
+    return StoredBatch(arrays, {name: views.masks[name] for name in found}, views)
+
 
 def as_batch(views: Mapping[str, ArrayLike], widths: Mapping[str, int] | None = None) -> Batch:
     """Views as arrays and masks. With `widths`, absent views become wholly missing and widths are checked."""
+    if isinstance(views, StoredViews):
+        return stored_batch(views, widths)
     if not isinstance(views, Mapping) or not views:
         raise InputError(f"views must be a non-empty mapping of name -> (n, d) array, got {type(views).__name__}")
     if widths is not None and (unknown := set(views) - set(widths)):

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from bitfuse.codes import Codes, check_n_bits
 from bitfuse.errors import DataWarning, InputError, NotFitted
 from bitfuse.hashers import _familiar, _persist
-from bitfuse.hashers._views import Batch, as_batch, as_labels, check_view_count, require
+from bitfuse.hashers._views import AtScale, Batch, as_batch, as_labels, check_view_count, require
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -46,6 +46,7 @@ class Hasher(ABC):
     min_views: ClassVar[int] = 1
     max_views: ClassVar[int | None] = None
     cost: ClassVar[str] = "n"
+    at_scale: ClassVar[AtScale] = "sample"
     year: ClassVar[int]
     reference: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -72,7 +73,7 @@ class Hasher(ABC):
         """Learn from views and, for a supervised method, labels. Fitting again forgets.
 
         Args:
-            views: name -> (n, d) numbers; rows aligned; a wholly NaN row lacks that view.
+            views: name -> (n, d) numbers; rows aligned; a wholly NaN row lacks that view. Or `StoredViews`, on disk.
             labels: (n, c) of 0 and 1. Rows without a label are left out by supervised methods; others ignore labels.
             sources: view name -> facts about the features' origin, kept with the model (`Samples.sources`).
             device: where a deep method computes: `"cpu"`, `"cuda"`, ...; not saved.
@@ -85,7 +86,11 @@ class Hasher(ABC):
         if self.data_driven and len(batch) < 4 * self.n_bits:
             few = f"{len(batch)} training rows are few for {self.n_bits} bits ({4 * self.n_bits} are advised); "
             warnings.warn(few + "use fewer bits, more rows, or 'lsh', which learns nothing", DataWarning, stacklevel=2)
-        self._keep(batch, *self._fit(batch, y, device=device), len(batch), sources)
+        report, rows = batch.report(self.at_scale), len(batch)
+        if self.at_scale == "sample":
+            batch, y = batch.sampled(), y if y is None else y[batch.sample]
+        state, log = self._fit(batch, y, device=device)
+        self._keep(batch, state, {**log, **report}, rows, sources)
         self._fitted["familiar"] = _familiar.learn(batch, self.seed)
         return self
 
@@ -113,6 +118,7 @@ class Hasher(ABC):
 
         Raises:
             NotFitted: `fit` has not run.
+            InputError: no such space; bad shapes or values.
             MissingView: rows lack a view that this method or space cannot do without.
         """
         state, widths = self._get("state"), self.widths
@@ -122,7 +128,7 @@ class Hasher(ABC):
         batch = as_batch(views, widths)
         if space in widths:  # a space named after a view reads that view alone
             require(batch, [space], type(self).__name__, f"for the space {space!r}")
-            batch = Batch({space: batch.arrays[space]}, {space: batch.masks[space]})
+            batch = batch.of(space)
         elif self.accepts_missing == "none":
             require(batch, list(widths), type(self).__name__, "at query time")
         return np.asarray(self._project(state, batch, space, device=device), np.float32)
@@ -191,7 +197,7 @@ class Hasher(ABC):
             return batch, None
         y = as_labels(labels, len(batch), type(self).__name__)
         labelled = np.asarray(y.any(axis=1))
-        return (batch, y) if labelled.all() else (batch.take(labelled), y[labelled])
+        return (batch, y) if labelled.all() else (batch.only(labelled), y[labelled])
 
     def _keep(self, batch: Batch, state: State, log: dict[str, Any], rows: int, sources: Facts | None) -> Self:
         widths = {k: v.shape[1] for k, v in batch.arrays.items()}

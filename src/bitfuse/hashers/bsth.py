@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bitfuse.hashers._tokens import BitTokens
+    from bitfuse.hashers._train import Inputs
 
 
 @dataclass(kw_only=True, frozen=True, eq=False)
@@ -125,7 +126,7 @@ class BSTH(FusedNetwork):
         hidden = [by_view[name] for name in widths]
         return BitTokens(list(widths.values()), hidden, self.concept, self.layers, self.n_bits, c, self.dropout)
 
-    def _prepare(self, network: nn.Module, x: Tensor, y: Tensor, rng: np.random.Generator) -> dict[str, Any]:
+    def _prepare(self, network: nn.Module, x: Inputs, y: Tensor, rng: np.random.Generator) -> dict[str, Any]:
         """Stage 1: learn P from the labels alone and keep it in the network."""
         import torch
 
@@ -135,7 +136,7 @@ class BSTH(FusedNetwork):
 
         assert isinstance(network, BitTokens)
         n, c = y.shape
-        prototypes = Prototypes(c, self.n_bits, self.dropout).to(x.device)
+        prototypes = Prototypes(c, self.n_bits, self.dropout).to(y.device)
         meet = y.T @ y / n  # R (c, c)
         meet.fill_diagonal_(1)
 

@@ -56,6 +56,7 @@ class CVH(Hasher):
     accepts_missing = "query"
     min_views = 2
     max_views = 2
+    at_scale = "statistics"
     year = 2011
     reference = "doi:10.5591/978-1-57735-516-8/IJCAI11-230"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -65,28 +66,39 @@ class CVH(Hasher):
     def _fit(self, batch: Batch, labels: NDArray[np.bool_] | None, *, device: str) -> tuple[State, dict[str, Any]]:
         rng = np.random.default_rng(self.seed)
         state = learn_scaling(batch, self.scaling)
-        parts = scaled(state, batch, self.scaling)
-        means = [x.mean(axis=0) for x in parts.values()]
-        X, Y = (x - m for x, m in zip(parts.values(), means))  # (n, d_x), (n, d_y)
-        W_x, W_y, correlation = canonical(X, Y, self.ridge, self.n_bits)
+        n, sums = len(batch), [np.zeros(x.shape[1]) for x in batch.arrays.values()]
+        for block in batch.blocks():
+            sums = [s + x.sum(axis=0) for s, x in zip(sums, scaled(state, block, self.scaling).values())]
+        means = [s / n for s in sums]
+        d_x, d_y = map(len, means)
+        C_xx, C_yy, C_xy = np.zeros((d_x, d_x)), np.zeros((d_y, d_y)), np.zeros((d_x, d_y))
+        for block in batch.blocks():
+            X, Y = self._centred(state, block, means)
+            C_xx, C_yy, C_xy = C_xx + X.T @ X / n, C_yy + Y.T @ Y / n, C_xy + X.T @ Y / n
+        W_x, W_y, correlation = canonical(C_xx, C_yy, C_xy, self.ridge, self.n_bits)
         if self.rotate:
             W_x, W_y = W_x * correlation, W_y * correlation
+        X, Y = self._centred(state, batch.sampled(), means)  # (n, d_x), (n, d_y)
         R = nearest_to_signs(np.vstack([X @ W_x, Y @ W_y]), self.n_bits, rng, rotate=self.rotate)
-        for v, W, m in zip(parts, (W_x @ R, W_y @ R), means):
+        for v, W, m in zip(batch.arrays, (W_x @ R, W_y @ R), means):
             state |= {f"W.{v}": W, f"b.{v}": -(m @ W)}
         return state, {"objective": [float(correlation.sum())], "correlation": correlation.tolist()}
+
+    def _centred(self, state: State, batch: Batch, means: list[Real]) -> tuple[Real, Real]:
+        X, Y = (x - m for x, m in zip(scaled(state, batch, self.scaling).values(), means))
+        return X, Y
 
     def _project(self, state: State, batch: Batch, space: str, *, device: str) -> Array:
         return linear_values(state, batch, self.scaling, space)
 
 
-def canonical(X: Real, Y: Real, ridge: float, k: int) -> tuple[Real, Real, Real]:
-    """W_x (d_x, r), W_y (d_y, r) and the r = min(k, d_x, d_y, rank) correlations of centred X (n, d_x), Y (n, d_y).
+def canonical(C_xx: Real, C_yy: Real, C_xy: Real, ridge: float, k: int) -> tuple[Real, Real, Real]:
+    """W_x (d_x, r), W_y (d_y, r) and the r = min(k, d_x, d_y, rank) correlations, from the views' covariances.
 
     The singular vectors of C_xx^-1/2 C_xy C_yy^-1/2 solve C_xy C_yy^-1 C_xy' w = lambda^2 C_xx w in both views at once.
     """
-    S_x, S_y = inverse_root(X.T @ X / len(X), ridge), inverse_root(Y.T @ Y / len(Y), ridge)
-    U, correlation, Vt = np.linalg.svd(S_x @ (X.T @ Y / len(X)) @ S_y)
+    S_x, S_y = inverse_root(C_xx, ridge), inverse_root(C_yy, ridge)
+    U, correlation, Vt = np.linalg.svd(S_x @ C_xy @ S_y)
     r = max(1, min(k, int((correlation > 1e-9).sum())))
     return S_x @ U[:, :r], S_y @ Vt[:r].T, correlation[:r]
 

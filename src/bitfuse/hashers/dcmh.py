@@ -79,6 +79,7 @@ class DCMH(Hasher):
 
     spaces = ("image", "text")
     supervised = True
+    at_scale = "stream"
     min_views = 2
     max_views = 2
     year = 2017
@@ -96,7 +97,7 @@ class DCMH(Hasher):
     }
 
     def _fit(self, batch: Batch, labels: NDArray[np.bool_] | None, *, device: str) -> tuple[State, dict[str, Any]]:
-        from bitfuse.hashers import _train  # isort: skip  # says how to install torch where it is absent
+        from bitfuse.hashers import _parallel, _train  # isort: skip  # says how to install torch where it is absent
         import torch
         from torch import nn
         from torch.nn.functional import softplus
@@ -105,9 +106,10 @@ class DCMH(Hasher):
         schedule = _train.Schedule(self.epochs, self.batch_size, self.learning_rate, self.patience)
         rng = np.random.default_rng(self.seed)
         state = learn_scaling(batch, self.scaling)
-        x = {view: torch.from_numpy(part).to(device) for view, part in self._inputs(state, batch).items()}
-        y = torch.from_numpy(np.asarray(labels, np.float32)).to(device)  # (n, c)
-        n = len(y)
+        views = {view: batch.of(view) for view in _VIEWS}
+        x = {v: _train.Inputs(part, partial(self._inputs, state, v), device) for v, part in views.items()}  # (n, d_v)
+        y = np.asarray(labels, bool)  # (n, c)
+        n, kept = len(y), batch.sample
         values: dict[str, Tensor] = {}  # F and G as last seen, (n, k)
 
         def likelihood(f: Tensor, G: Tensor, S: Tensor) -> Tensor:
@@ -121,10 +123,12 @@ class DCMH(Hasher):
         def step(chosen: _train.Rows) -> Tensor:
             seen = {view: codes(view, chosen) for view in _VIEWS}  # (m, k)
             for view, f in seen.items():
-                values[view][chosen] = f.detach()
+                rows, known = _parallel.remembered(chosen, f.detach())
+                values[view][rows] = known
             b = torch.where(values["image"][chosen] + values["text"][chosen] > 0, 1.0, -1.0)
             columns = rng.choice(n, min(self.columns, n), replace=False)
-            S = (y[chosen] @ y[columns].T > 0).float()
+            shared = y[chosen].astype(np.float32) @ y[columns].T.astype(np.float32)
+            S = torch.from_numpy(shared > 0).to(device).float()
             loss = torch.zeros((), device=device)
             for view, other in (_VIEWS, _VIEWS[::-1]):
                 f = seen[view]
@@ -138,18 +142,21 @@ class DCMH(Hasher):
         def codes(view: str, chosen: _train.Rows) -> Tensor:
             return networks[view](x[view][chosen])  # type: ignore[no-any-return]
 
+        def seen_codes(view: str, chosen: _train.Rows) -> Tensor:
+            return codes(view, kept[chosen])
+
         def ranked(chosen: _train.Rows) -> list[tuple[Tensor, Tensor]]:
             f, g = (codes(view, chosen) for view in _VIEWS)
             return [(f, g), (g, f)]
 
         with _train.seeded(self.seed, device):
-            networks = nn.ModuleDict({view: self._network(x[view].shape[1]) for view in _VIEWS}).to(device)
+            networks = nn.ModuleDict({view: self._network(batch.arrays[view].shape[1]) for view in _VIEWS}).to(device)
             for view in _VIEWS:
                 values[view] = torch.from_numpy(_train.in_blocks(partial(codes, view), n, self.n_bits)).to(device)
             log = _train.learn(networks, step, ranked, y, schedule, self.validation, rng)
         for view in _VIEWS:
-            f = _train.in_blocks(partial(codes, view), n, self.n_bits)
-            log[view] = _train.diagnose(f, np.asarray(labels), log["losses"])
+            f = _train.in_blocks(partial(seen_codes, view), len(kept), self.n_bits)
+            log[view] = _train.diagnose(f, y[kept], log["losses"])
         return {**state, **_train.weights_of(networks)}, log
 
     def _project(self, state: State, batch: Batch, space: str, *, device: str) -> Array:
@@ -161,7 +168,7 @@ class DCMH(Hasher):
         network = _train.with_weights(lambda: self._network(batch.arrays[space].shape[1]), weights, device)
 
         def values(chosen: _train.Rows) -> Tensor:
-            rows = self._inputs(state, batch.take(chosen))[space]
+            rows = self._inputs(state, space, batch.take(chosen))
             return network(torch.from_numpy(rows).to(device))  # type: ignore[no-any-return]
 
         return _train.in_blocks(values, len(batch), self.n_bits)
@@ -175,8 +182,8 @@ class DCMH(Hasher):
         if not self.scale > 0:
             raise InputError(f"scale must be above 0, got {self.scale!r}")
 
-    def _inputs(self, state: State, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        return {v: (self.scale * part).astype(np.float32) for v, part in scaled(state, batch, self.scaling).items()}
+    def _inputs(self, state: State, view: str, batch: Batch) -> NDArray[np.float32]:
+        return (self.scale * scaled(state, batch, self.scaling)[view]).astype(np.float32)
 
     def _network(self, width: int) -> nn.Sequential:
         from torch import nn

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from bitfuse.hashers._train import Inputs
+
 
 @dataclass(kw_only=True, frozen=True, eq=False)
 class DJSRH(Towers):
@@ -93,7 +95,7 @@ class DJSRH(Towers):
         return torch.optim.SGD(groups, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def _objective(
-        self, network: nn.ModuleDict, x: dict[str, Tensor], rng: np.random.Generator
+        self, network: nn.ModuleDict, x: Mapping[str, Inputs | Tensor], rng: np.random.Generator
     ) -> Callable[[Rows], Tensor]:
         import torch
 

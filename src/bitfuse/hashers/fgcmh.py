@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bitfuse.hashers._anchored import AnchoredGraphs
+    from bitfuse.hashers._train import Inputs
 
 
 @dataclass(kw_only=True, frozen=True, eq=False)
@@ -104,7 +105,7 @@ class FGCMH(FusedNetwork):
             scale=self.scale,
         )
 
-    def _prepare(self, network: nn.Module, x: Tensor, y: Tensor, rng: np.random.Generator) -> dict[str, Any]:
+    def _prepare(self, network: nn.Module, x: Inputs, y: Tensor, rng: np.random.Generator) -> dict[str, Any]:
         """Draw the anchors, and start each bit at +1 for about half of them: features after relu have a mean."""
         import torch
 
@@ -113,7 +114,7 @@ class FGCMH(FusedNetwork):
         assert isinstance(network, AnchoredGraphs)
         network.anchors.copy_(x[rng.choice(len(x), len(network.anchors), replace=False)])
         with torch.no_grad():
-            fused = network.features(network.anchors, x.new_ones(len(network.anchors), len(network.widths)))[1]
+            fused = network.features(network.anchors, y.new_ones(len(network.anchors), len(network.widths)))[1]
             network.hash.bias.sub_(network.hash(fused).mean(dim=0))
         return {"anchors": len(network.anchors)}
 

@@ -88,6 +88,7 @@ class FOMH(Hasher):
 
     supervised = True
     online = True
+    at_scale = "chunks"
     accepts_missing = "query"
     year = 2019
     reference = "doi:10.1145/3343031.3350999"

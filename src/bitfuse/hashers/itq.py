@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfuse.errors import InputError, UnknownName
-from bitfuse.hashers._axes import principal_axes
+from bitfuse.hashers._axes import axes_of_blocks
 from bitfuse.hashers._inputs import learn_scaling, nearest_to_signs, scaled
 from bitfuse.hashers._solvers import sign
 from bitfuse.hashers._views import Batch
@@ -57,14 +57,20 @@ class ITQ(Hasher):
 
     accepts_missing = "train+query"
     cost = "n"
+    at_scale = "statistics"
     year = 2011
     reference = "doi:10.1109/CVPR.2011.5995432"
 
     def _fit(self, batch: Batch, labels: NDArray[np.bool_] | None, *, device: str) -> tuple[State, dict[str, Any]]:
         scaling = learn_scaling(batch, "centred")
-        x = self._training_rows(batch, scaled(scaling, batch, "centred"))  # (n, d)
-        axes = principal_axes(x, self.n_bits)  # (d, r)
-        v = x @ axes  # (n, r)
+        if self.rotation_from in batch.masks and not batch.masks[self.rotation_from][batch.sample].any():
+            raise InputError(f"no training row has the view {self.rotation_from!r} that rotation_from names")
+
+        def rows(part: Batch) -> Array:
+            return self._training_rows(part, scaled(scaling, part, "centred"))  # (n, d)
+
+        axes = axes_of_blocks((rows(block) for block in batch.blocks()), self.n_bits)  # (d, r)
+        v = np.concatenate([rows(block) @ axes for block in batch.sampled_blocks()])  # (n, r)
         r = nearest_to_signs(v, self.n_bits, np.random.default_rng(self.seed), self.n_iter)  # (r, b)
         z = v @ r
         loss = float(np.mean((sign(z) - z) ** 2))
@@ -81,10 +87,7 @@ class ITQ(Hasher):
         if self.rotation_from is not None and self.rotation_from not in parts:
             raise UnknownName("view", self.rotation_from, parts, "rotation_from must name a view of the training data")
         chosen = parts if self.rotation_from is None else [self.rotation_from]
-        rows = np.concatenate([parts[name][batch.masks[name]] for name in chosen])
-        if not len(rows):
-            raise InputError(f"no training row has the view {self.rotation_from!r} that rotation_from names")
-        return rows
+        return np.concatenate([parts[name][batch.masks[name]] for name in chosen])
 
     def _project(self, state: State, batch: Batch, space: str, *, device: str) -> Array:
         parts = list(scaled(state, batch, "centred").values())

@@ -41,6 +41,7 @@ class LSH(Hasher):
     data_driven = False
     accepts_missing = "train+query"
     cost = "1"
+    at_scale = "statistics"
     year = 2002
     reference = "doi:10.1145/509907.509965"
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitfuse.hashers._axes import principal_axes
-from bitfuse.hashers._inputs import learn_scaling, random_rotation, scaled
+from bitfuse.hashers._axes import axes_of_blocks
+from bitfuse.hashers._inputs import centred_rows, learn_scaling, random_rotation, scaled
 from bitfuse.hashers._views import Batch
 from bitfuse.hashers.base import Array, Hasher, State
 
@@ -43,13 +43,13 @@ class PCARR(Hasher):
 
     accepts_missing = "train+query"
     cost = "n"
+    at_scale = "statistics"
     year = 2010
     reference = "doi:10.1109/CVPR.2010.5540039"
 
     def _fit(self, batch: Batch, labels: NDArray[np.bool_] | None, *, device: str) -> tuple[State, dict[str, Any]]:
         scaling = learn_scaling(batch, "centred")
-        x = np.concatenate(list(scaled(scaling, batch, "centred").values()), axis=1)  # (n, d)
-        v = principal_axes(x, self.n_bits)  # (d, r)
+        v = axes_of_blocks(centred_rows(scaling, batch), self.n_bits)  # (d, r)
         w = v @ random_rotation(v.shape[1], self.n_bits, np.random.default_rng(self.seed))  # (d, b)
         return {"W": w, **scaling}, {"rank": v.shape[1]}
 

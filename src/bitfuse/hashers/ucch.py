@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from bitfuse.hashers._train import Inputs
+
 
 @dataclass(kw_only=True, frozen=True, eq=False)
 class UCCH(Towers):
@@ -94,14 +96,16 @@ class UCCH(Towers):
         return torch.optim.Adam(network.parameters(), lr=self.learning_rate)
 
     def _objective(
-        self, network: nn.ModuleDict, x: dict[str, Tensor], rng: np.random.Generator
+        self, network: nn.ModuleDict, x: Mapping[str, Inputs | Tensor], rng: np.random.Generator
     ) -> Callable[[Rows], Tensor]:
         import torch
         from torch.nn.functional import normalize
 
-        first = next(iter(x.values()))
-        n = len(first)
-        memory = normalize(torch.randn(n, self.n_bits), dim=1).to(first.device)  # v (n, k)
+        from bitfuse.hashers._parallel import remembered
+
+        device = next(network.parameters()).device
+        n = len(next(iter(x.values())))
+        memory = normalize(torch.randn(n, self.n_bits), dim=1).to(device)  # v (n, k)
 
         def loss(chosen: Rows) -> Tensor:
             h = [normalize(network[v](p[chosen]), dim=1) for v, p in x.items()]  # (m, k) each
@@ -110,8 +114,8 @@ class UCCH(Towers):
             signs = torch.where(memory[known] > 0, 1.0, -1.0)  # (m + |K|, k)
             L_c = self.contrast(h[0], signs) + self.contrast(h[1], signs)
             with torch.no_grad():
-                mean = (h[0] + h[1]) / 2
-                memory[chosen] = normalize(self.momentum * memory[chosen] + (1 - self.momentum) * mean, dim=1)
+                rows, mean = remembered(chosen, (h[0] + h[1]) / 2)
+                memory[rows] = normalize(self.momentum * memory[rows] + (1 - self.momentum) * mean, dim=1)
             s = h[0] @ h[1].T
             return self.alpha * L_c + (1 - self.alpha) * (self.ranking(s) + self.ranking(s.T))
 

@@ -45,6 +45,9 @@ class Index(Protocol):
     def remove(self, ids: ArrayLike) -> None:
         """Remove items.
 
+        Args:
+            ids: (m,) integers.
+
         Raises:
             InputError: an id is not in the index; nothing was removed.
         """

@@ -20,6 +20,7 @@ from bitfuse.index.sweep import Found, few, merge, ready, sweep
 _NO_MASK = np.empty(0, np.bool_)
 _GROUP_FROM = 4096  # rows from which equal codes are looked for
 _DISTINCT = 0.8  # above this share of distinct codes the plain scan is faster
+_DEAD = 8  # dead rows are dropped from the answers until one in so many of the grouped ones is dead, then grouped anew
 _NARROW = 8  # allowed rows are gathered when fewer than one in so many
 _ROOM = 256  # answers within a radius that a query may give at first
 _OVERFETCHED = 1 << 22  # answers of a batch, filtered or not, up to which asking for more beats grouping anew
@@ -48,7 +49,7 @@ class _State:
     """What one search sees. Rows are places of the id table: first the grouped ones, then the tail."""
 
     base: _Groups | None
-    view: _Groups | None  # base without dead rows; None until a search needs it
+    view: _Groups | None  # base without dead rows; None until a search finds many of them
     tail: kernels.Words
     rows: int
 
@@ -81,6 +82,7 @@ class ScanIndex:
     Args:
         n_bits: code length, 1 to 4096.
         threads: of one search; None for as many as this process may use.
+        group: False scans every row by itself, for a few rows that change all the time.
 
     Examples:
         >>> index = ScanIndex(3)
@@ -89,8 +91,8 @@ class ScanIndex:
         (array([[1, 1]], dtype=int32), array([[11, 12]]))
     """
 
-    def __init__(self, n_bits: int, threads: int | None = None) -> None:
-        self.n_bits = check_n_bits(n_bits)
+    def __init__(self, n_bits: int, threads: int | None = None, group: bool = True) -> None:
+        self.n_bits, self._grouping = check_n_bits(n_bits), group
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads must be an integer from 1 on, or None for all, got {threads!r}")
         self.threads = threads or _processors()
@@ -143,7 +145,8 @@ class ScanIndex:
         with self._lock:
             words = self._state.words(self._table.compact())
             self._state = _State(None, None, _in_strips(words), len(words))
-            self._group(words)
+            if self._grouping:
+                self._group(words)
 
     def warm(self) -> None:
         """Compile everything that a search of this code length may need, or load it from the cache: 0 to 10 seconds."""
@@ -172,13 +175,16 @@ class ScanIndex:
         return trim(distances, rows, k)
 
     def _prepared(self) -> _State:
-        """The state, with as many rows grouped as pays, and a view without dead rows."""
+        """The state, with as many rows grouped as pays, and a view without dead rows where they are none or many."""
         tail = self._state.rows - self._state.grouped
-        if tail >= max(_GROUP_FROM, self._state.grouped) and self._state.rows >= 2 * self._tried:
+        enough = tail >= max(_GROUP_FROM, self._state.grouped) and self._state.rows >= 2 * self._tried
+        if self._grouping and enough:
             self._group(self._state.words(np.arange(self._state.rows)))
         base, alive = self._state.base, self._table.alive[: self._state.grouped]
         if base is not None and self._state.view is None:
-            self._state = replace(self._state, view=base if alive.all() else base.within(alive))
+            dead = len(alive) - np.count_nonzero(alive)
+            if not dead or dead * _DEAD > len(alive):
+                self._state = replace(self._state, view=base.within(alive) if dead else base)
         return self._state
 
     def _group(self, words: kernels.Words) -> None:
@@ -203,11 +209,12 @@ def _search(
         distances, found = sweep(_in_strips(state.words(rows)), len(rows), queries, k, bound, _NO_MASK, threads)
         return distances, np.where(found >= 0, rows[found], -1) if len(rows) else found
     parts: list[Found] = []
-    if state.view is not None and state.base is not None:
-        if filtered and mask is not None:
-            parts.append(_filtered(state.base, state.view, mask[: state.grouped], queries, k, bound, threads))
+    if state.base is not None:
+        view = state.view or state.base
+        if mask is not None and (filtered or state.view is None):
+            parts.append(_filtered(state.base, view, mask[: state.grouped], queries, k, bound, threads))
         else:
-            parts.append(_grouped(state.view, queries, k, bound, threads))
+            parts.append(_grouped(view, queries, k, bound, threads))
     if state.rows > state.grouped:
         allow = _NO_MASK if mask is None else mask[state.grouped :]
         distances, found = sweep(state.tail, state.rows - state.grouped, queries, k, bound, allow, threads)

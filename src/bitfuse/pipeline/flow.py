@@ -1,12 +1,15 @@
 """The one pipeline: read, decode, prepare, forward. While the model works on a batch, the next one is made ready.
 
+On a GPU, one thread runs the model and others make its inputs ready. On several cores of a CPU, every thread takes
+chunks all the way, each on its share of the cores: a model shared by two threads computes more than one that divides
+every small product among them and waits at its end.
+
 `extract` fills samples by it, `bitfuse.pipeline.shards` writes codes by it, and so does every actor of a cluster.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +24,7 @@ from bitfuse.errors import InputError
 from bitfuse.features.base import Backbone, Staged
 from bitfuse.features.images import DECODING, header_pixels, open_image, read_bytes
 from bitfuse.pipeline.cache import FeatureCache, cache_dir
+from bitfuse.pipeline.workers import THREADS, Workers
 
 ROWS = 256
 """Rows of a batch where none is asked for; the backbone divides them further as its device wants."""
@@ -33,7 +37,6 @@ BYTES = 1 << 28
 
 _READ_AHEAD = 16
 _DECODED_TOGETHER = 16
-_THREADS = min(8, os.cpu_count() or 2)
 
 Row = NDArray[np.float32]
 
@@ -117,18 +120,18 @@ def stream(
     folder = cache_dir() if cache is True else Path(cache) if cache else None
     kept = {v: FeatureCache(folder, _facts(backbone, v), backbone.width(v)) for v in views} if folder else {}
     underway: dict[tuple[str, bytes], _Input] = {}
-    pool = ThreadPoolExecutor(_THREADS, "bitfuse-prepare")
+    workers = Workers(backbone)
     waiting: deque[_Batch] = deque()
     try:
         for batch in _batches(items, views, batch_size or ROWS, every):
-            _start(batch, pool, backbone, kept, underway, batch_size)
+            _start(batch, workers, kept, underway, batch_size)
             waiting.append(batch)
             if len(waiting) > 1:
-                yield _finish(waiting.popleft(), backbone, views, kept, underway, batch_size)
+                yield _finish(waiting.popleft(), workers, views, kept, underway, batch_size)
         while waiting:
-            yield _finish(waiting.popleft(), backbone, views, kept, underway, batch_size)
+            yield _finish(waiting.popleft(), workers, views, kept, underway, batch_size)
     finally:
-        pool.shutdown(cancel_futures=True)
+        workers.close()
         for store in kept.values():
             store.flush()
 
@@ -156,10 +159,16 @@ def _batches(
 
 
 def _read_ahead(rows: Iterable[list[tuple[int, str, Any]]]) -> Iterator[list[_Input]]:
-    """Read and hash a few rows ahead, in order; apart from the decoders, or reading would wait behind them."""
+    """Read and hash a few rows ahead, in order; apart from the decoders, or reading would wait behind them.
+
+    What is in memory already, such as members of a tar, is not handed around: that would cost more than hashing it.
+    """
     running: deque[Future[list[_Input]]] = deque()
-    with ThreadPoolExecutor(_THREADS, "bitfuse-read") as pool:
+    with ThreadPoolExecutor(THREADS, "bitfuse-read") as pool:
         for row in rows:
+            if not running and all(value is None or isinstance(value, bytes | str) for _, _, value in row):
+                yield _read(row)
+                continue
             running.append(pool.submit(_read, row))
             if len(running) >= _READ_AHEAD:
                 yield running.popleft().result()
@@ -187,7 +196,7 @@ def _read_one(row: int, view: str, value: Any) -> _Input:
 
 
 def _start(
-    batch: _Batch, pool: ThreadPoolExecutor, backbone: Backbone, kept: Mapping[str, FeatureCache],
+    batch: _Batch, workers: Workers, kept: Mapping[str, FeatureCache],
     underway: dict[tuple[str, bytes], _Input], batch_size: int | None,
 ) -> None:  # fmt: skip
     """Hand what must be encoded to the threads, cut into chunks; equal inputs once."""
@@ -204,6 +213,7 @@ def _start(
         else:
             one.data = b""
     underway |= known if kept else {}
+    backbone = workers.backbone
     staged = isinstance(backbone, Staged)
     for view, inputs in fresh.items():
         if view == "text":  # a chunk of texts is as slow as its longest one, so like lengths go together
@@ -211,15 +221,15 @@ def _start(
         size = (batch_size or backbone.at_once(view)) if isinstance(backbone, Staged) else len(inputs)
         for chunk in _cut(inputs, size):
             parts = [chunk] if staged else _cut(chunk, _DECODED_TOGETHER)
-            batch.chunks.append((view, [pool.submit(_make_ready, backbone, view, part) for part in parts]))
+            batch.chunks.append((view, [workers.submit(_make_ready, workers, view, part) for part in parts]))
 
 
 def _cut(inputs: list[_Input], size: int) -> list[list[_Input]]:
     return [inputs[at : at + size] for at in range(0, len(inputs), size)]
 
 
-def _make_ready(backbone: Backbone, view: str, inputs: list[_Input]) -> tuple[list[_Input], Any]:
-    """What the backbone takes of these inputs, and which of them it holds."""
+def _make_ready(workers: Workers, view: str, inputs: list[_Input]) -> tuple[list[_Input], Any]:
+    """What the backbone takes of these inputs, or their features already, and which inputs these are."""
     good, values = [], []
     for one in inputs:
         try:
@@ -228,19 +238,26 @@ def _make_ready(backbone: Backbone, view: str, inputs: list[_Input]) -> tuple[li
         except InputError as error:
             one.reason = str(error)
         one.data = b""
-    return good, backbone.stage(view, values) if values and isinstance(backbone, Staged) else values
+    backbone = workers.backbone
+    if not (values and isinstance(backbone, Staged)):
+        return good, values
+    ready = backbone.stage(view, values)
+    return good, backbone.forward(view, ready) if workers.compute else ready
 
 
 def _finish(
-    batch: _Batch, backbone: Backbone, views: Sequence[str], kept: Mapping[str, FeatureCache],
+    batch: _Batch, workers: Workers, views: Sequence[str], kept: Mapping[str, FeatureCache],
     underway: dict[tuple[str, bytes], _Input], batch_size: int | None,
 ) -> Extracted:  # fmt: skip
+    backbone = workers.backbone
     for view, parts in batch.chunks:
         ready = [part.result() for part in parts]
         inputs = [one for good, _ in ready for one in good]
         if not inputs:
             continue
-        if isinstance(backbone, Staged):
+        if workers.compute:
+            rows = ready[0][1]
+        elif isinstance(backbone, Staged):
             rows = backbone.forward(view, ready[0][1])
         else:
             values = [value for _, values in ready for value in values]

@@ -60,8 +60,7 @@ def export(
         The content of `onnx.json`.
 
     Raises:
-        InputError: another method or kind of backbone, a fusion by attention, a model too large for one file, or `out`
-            exists.
+        InputError: another method or kind of backbone, a model too large for one file, or `out` exists.
         CollectionError: another backbone than the model's.
         MissingDependency: onnx, onnxruntime, onnxscript or torch is not installed.
     """
@@ -76,12 +75,6 @@ def export(
     hasher = _persist.load(source)
     if type(hasher).__name__ not in METHODS:
         raise InputError(f"{type(hasher).__name__} is not exported, only {', '.join(METHODS)} are")
-    fusion = hasher.parameters.get("fusion")
-    if fusion in ("attention", "tokens", "joint"):  # the exporter ties attention to the batch that it was traced with
-        raise InputError(
-            f"{type(hasher).__name__} with fusion={fusion!r} is not exported: its graph would take batches of one size "
-            "only; fit it with another fusion ('none' for UCMFH)"
-        )
     encoder = recorded_backbone(hasher.sources, backbone)
     if not isinstance(encoder, CLIPBackbone) or encoder.checkpoint.config.get("model_type") != "clip":
         raise InputError(f"backbone {encoder.name!r} is not exported, only those of plain CLIP are")

@@ -164,6 +164,14 @@ class Shards:
     def __len__(self) -> int:
         return sum(record["coded"] for record in self.manifest["shards"])
 
+    def files(self) -> Iterator[Path]:
+        """The shards in order, each found to be what was written; else `DamagedFile`."""
+        for record in self.manifest["shards"]:
+            file = self.path / record["file"]
+            if not file.is_file() or sha256_of(file) != record["sha256"]:
+                raise DamagedFile(f"{file} is missing or changed since it was written; delete it and encode again")
+            yield file
+
     def items(self) -> Iterator[dict[str, Any]]:
         """What `Collection.add` takes: id, text, image (a path), attributes, code and, where they were kept, views.
 
@@ -173,10 +181,7 @@ class Shards:
         import pyarrow.parquet as pq
 
         names = [f"view_{name}" for name in self.manifest["views"]]
-        for record in self.manifest["shards"]:
-            file = self.path / record["file"]
-            if not file.is_file() or sha256_of(file) != record["sha256"]:
-                raise DamagedFile(f"{file} is missing or changed since it was written; delete it and encode again")
+        for file in self.files():
             table = pq.read_table(file).drop_columns(["row"])
             plain = table.drop_columns([name for name in names if name in table.column_names])
             kept = {n.removeprefix("view_"): table[n].to_pylist() for n in names if n in table.column_names}

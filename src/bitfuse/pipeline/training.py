@@ -6,17 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitfuse.data.base import Dataset, Samples
 from bitfuse.data.split import draws, holdout_mask
+from bitfuse.data.stored import StoredSamples
 from bitfuse.errors import InputError
 from bitfuse.features.base import Backbone
 from bitfuse.hashers import _persist, hasher
 from bitfuse.hashers.base import Hasher
+
+Rows = TypeVar("Rows", Samples, StoredSamples)
 
 IDS = "ids.json"
 """The attachment of a model that lists the ids it was trained on and those that were held out."""
@@ -36,7 +39,7 @@ class Choice:
     reason: str
 
 
-def default_choice(samples: Samples, backbone: Backbone | None) -> Choice:
+def default_choice(samples: Samples | StoredSamples, backbone: Backbone | None) -> Choice:
     """The method for this data where the user names none.
 
     Labels: CLIPMH. Otherwise, pairs of picture and text: UCMFH (`benchmarks/ucmfh_ablation.py` has it beside ITQ).
@@ -53,18 +56,25 @@ def default_choice(samples: Samples, backbone: Backbone | None) -> Choice:
     return Choice("itq", {}, "no labels, and views that do not share one space")
 
 
-def complete(samples: Samples) -> NDArray[np.bool_]:
+def complete(samples: Samples | StoredSamples) -> NDArray[np.bool_]:
     """(n,) bool: the rows that lack no view."""
+    if isinstance(samples, StoredSamples):
+        return samples.complete
     lacks = np.zeros(len(samples), bool)
     for x in samples.views.values():
         lacks |= np.isnan(x).all(axis=1)
     return ~lacks
 
 
-def training_rows(samples: Samples, choice: Choice) -> Samples:
-    """The rows to fit on: for UCMFH those with both views, at most `MOST_PAIRS` of them, drawn by hash of id."""
+def training_rows(samples: Samples | StoredSamples, choice: Choice) -> Samples | StoredSamples:
+    """The rows to fit on: for UCMFH those with both views, at most `MOST_PAIRS` of them, drawn by hash of id.
+
+    Of samples on disk it takes their own sample, when it fits.
+    """
     if choice.method != "ucmfh":
         return samples
+    if isinstance(samples, StoredSamples):
+        return samples.take(samples.complete)
     rows = np.flatnonzero(complete(samples))
     if len(rows) > MOST_PAIRS:
         keys = draws([samples.ids[i] for i in rows.tolist()], "pairs")
@@ -72,8 +82,10 @@ def training_rows(samples: Samples, choice: Choice) -> Samples:
     return samples.take(rows)
 
 
-def training_views(samples: Samples, choice: Choice, backbone: Backbone | None) -> dict[str, Any]:
+def training_views(samples: Samples | StoredSamples, choice: Choice, backbone: Backbone | None) -> Mapping[str, Any]:
     """The views to fit on. Aligned ITQ on pictures alone gets the backbone's prompts as rows, for the text mean."""
+    if isinstance(samples, StoredSamples):
+        return samples.views
     views = dict(samples.views)
     lacks_text = "text" not in views or bool(np.isnan(views["text"]).all())
     if choice.parameters.get("aligned") and backbone is not None and "text" in backbone.views and lacks_text:
@@ -85,7 +97,7 @@ def training_views(samples: Samples, choice: Choice, backbone: Backbone | None) 
 
 
 def fit(
-    samples: Samples,
+    samples: Samples | StoredSamples,
     choice: Choice,
     *,
     n_bits: int = 64,
@@ -93,21 +105,37 @@ def fit(
     preset: str = "default",
     backbone: Backbone | None = None,
     device: str = "cpu",
+    processes: int = 1,
 ) -> Hasher:
-    """Fit the chosen method on these samples, whose views must be there; see `training_rows`."""
+    """Fit the chosen method on these samples, whose views must be there; see `training_rows`.
+
+    Args:
+        samples: in memory, or on disk (`bitfuse.pipeline.spool`).
+        choice: the method.
+        n_bits, seed, preset: of the method.
+        backbone: what made the views, where the samples do not say.
+        device: where a deep method computes.
+        processes: that share the batches of a deep method; see `bitfuse.pipeline.processes`.
+    """
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+        raise InputError(f"processes must be an integer of at least 1, got {processes!r}")
     if not samples.views:
         raise InputError("these samples have no features; run extract(samples, backbone) first")
     samples = training_rows(samples, choice)
     model = hasher(choice.method, preset=preset, n_bits=n_bits, seed=seed, **choice.parameters)
     views = training_views(samples, choice, backbone)
-    sources = dict(samples.sources)
+    sources = dict(samples.sources or {})
     if backbone is not None:
         sources |= {v: backbone.describe(v) for v in views if v in backbone.views and v not in sources}
     labels = samples.labels if model.supervised else None
+    if processes > 1:
+        from bitfuse.pipeline.processes import fit_in_processes
+
+        return fit_in_processes(model, views, labels, processes=processes, sources=sources, device=device)
     return model.fit(views, labels, sources=sources, device=device)
 
 
-def hold_out(samples: Samples, share: float = 0.1) -> tuple[Samples, Samples]:
+def hold_out(samples: Rows, share: float = 0.1) -> tuple[Rows, Rows]:
     """Training rows and held-out rows, by a hash of the id: the same id always falls on the same side."""
     out = holdout_mask(samples.ids, share)
     if out.all() or not out.any():
@@ -115,7 +143,7 @@ def hold_out(samples: Samples, share: float = 0.1) -> tuple[Samples, Samples]:
     return samples.take(~out), samples.take(out)
 
 
-def ids_attachment(train: Samples, heldout: Samples) -> dict[str, bytes]:
+def ids_attachment(train: Rows, heldout: Rows) -> dict[str, bytes]:
     """The attachment that `Hasher.save` keeps with the model."""
     return {IDS: json.dumps({"train": list(train.ids), "heldout": list(heldout.ids)}).encode()}
 

@@ -181,9 +181,13 @@ class Collection:
     def update(
         self, changes: Iterable[Mapping[str, Any]], batch_size: int = BATCH, on_commit: OnCommit | None = None
     ) -> AddReport:
-        """Change parts of items: `{"id", ...}` with the parts to change; the others, and the item's place, stay.
+        """Change parts of items; the others, and the item's place, stay.
 
-        A new text or picture replaces its view; attributes are set one by one, None takes a value away.
+        Args:
+            changes: `{"id", ...}` with the parts to change. A new text or picture replaces its view; attributes are
+                set one by one, None takes a value away.
+            batch_size: items of one transaction.
+            on_commit: called with the ids of a batch once it is safe on disk.
 
         Returns:
             The report: `replaced` counts the changed items, `skipped` names those that could not be changed.
@@ -192,29 +196,40 @@ class Collection:
         return changing.update(self._session, changes, batch_size, on_commit)
 
     def delete(self, ids: str | Iterable[str]) -> int:
-        """Delete the items of these ids; the number of those that were there."""
+        """Delete the items of these ids; the number of those that were there.
+
+        Args:
+            ids: one, or several; unknown ones are passed over.
+        """
         return writing.delete(self._session, ids, BATCH)
 
     def get(self, id: str) -> dict[str, Any] | None:
-        """An item, `{"id", "text", "image", **attributes}`, or None."""
+        """The item of an `id`, `{"id", "text", "image", **attributes}`, or None."""
         with self._session.reading():
             row = self._session.row_of(check_id(id))
             return None if row is None else self._session.items([row])[row]
 
     def picture(self, id: str) -> Path | bytes | None:
-        """The picture of an item: its bytes if they were kept, else the path it was given with, or None."""
+        """The picture of the item `id`: its bytes if they were kept, else the path it was given with, or None."""
         with self._session.reading():
             found = self._session.store.fetch("SELECT row, image FROM items WHERE id = ?", (check_id(id),))
             return self._session.picture(*found[0]) if found else None
 
     def pictured(self, ids: Iterable[str]) -> set[str]:
-        """Which of these items have a picture, kept or by its path."""
+        """Which of the items of these `ids` have a picture, kept or by its path."""
         sql = "SELECT id FROM items WHERE id IN ({}) AND (image IS NOT NULL OR row IN (SELECT row FROM pictures))"
         with self._session.reading():
             return {name for (name,) in self._session.store.among(sql, check_ids(ids))}
 
     def count(self, where: str | None = None) -> int:
-        """The number of items, or of those that satisfy a filter."""
+        """The number of items.
+
+        Args:
+            where: count those only that satisfy this filter, as for `search`.
+
+        Raises:
+            InputError: a bad filter.
+        """
         with self._session.reading():
             mirror = self._session.mirror
             if where is None:
@@ -297,7 +312,12 @@ class Collection:
         return approximate_.build(self._session, lists, probes)
 
     def dedupe(self, radius: int = 0, where: str | None = None) -> list[list[str]]:
-        """Near-duplicates: groups of ids, each item within `radius` of another of its group; single items left out."""
+        """Near-duplicates: groups of ids, each item within a radius of another of its group; single items left out.
+
+        Args:
+            radius: bits in which two codes may differ.
+            where: look among those only that satisfy this filter, as for `search`.
+        """
         return figures.dedupe(self._session, radius, where)
 
     @property
@@ -350,7 +370,14 @@ class Collection:
         return upkeep.verify(self._session)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Copy the collection as it is now into a new directory, also while it is written."""
+        """Copy the collection as it is now into a new directory, also while it is written.
+
+        Args:
+            path: a directory that does not exist yet.
+
+        Raises:
+            CollectionError: it exists, or the disk is full.
+        """
         upkeep.backup(self._session, check_path(path, "path"))
 
     def export(self, path: str | os.PathLike[str], views: bool = False) -> int:
@@ -369,6 +396,11 @@ class Collection:
 
         The codes are made from the stored views where the new model wants the same ones, else from the texts and
         pictures.
+
+        Args:
+            model: a fitted hasher, or a model directory; it is copied into the collection.
+            backbone: encodes texts and pictures in place of the one that the new model records.
+            batch_size: items that are encoded at a time.
 
         Raises:
             CollectionError: an item lacks what the new model needs, or another re-encoding has begun; nothing changed.

@@ -162,7 +162,7 @@ class Encoder:
                 raise InputError(f"view {name!r} must be {self.widths[name]} numbers, got {row.dtype} {row.shape}")
             row = row.astype(np.float32)
             # a finite square sum has finite terms; the long way is for what overflows, or is not finite
-            if math.isfinite(row @ row) or np.isfinite(row).all():
+            if math.isfinite(row.dot(row)) or np.isfinite(row).all():
                 rows[name] = row
             elif not np.isnan(row).all():
                 raise InputError(f"view {name!r} holds NaN or infinite values; leave the view out if it is missing")

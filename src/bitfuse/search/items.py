@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from json.encoder import encode_basestring
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ RESERVED = ("id", "text", "image", "views")
 _CODED = (*RESERVED, "code")
 _BAD_NAME = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
 _BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
-_INT_RANGE = (-(2**63), 2**63 - 1)
+_LEAST, _MOST = -(2**63), 2**63 - 1
 _PLAIN: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -57,16 +57,18 @@ class Prepared(NamedTuple):
         A view given beside the picture or text that it was computed from is no content of its own; nor is a code given
         beside a picture, a text or a view.
         """
-        attributes = "{" + ", ".join([f"{encode_basestring(k)}: {_json(v)}" for k, v in self.attributes.items()]) + "}"
+        pairs = [_key(k) + _WRITTEN[type(v)](v) for k, v in self.attributes.items()]
+        attributes = "{" + ", ".join(pairs) + "}"
         if self.digest:
             return attributes, self.digest
-        origins = {"image": self.source, "text": self.text}
-        given = {name: row for name, row in self.views.items() if origins.get(name) is None}
-        picture = self.source if self.source is None else _picture_facts(self.source)
+        given = self.views
+        if self.source is not None or self.text is not None:
+            origins = {"image": self.source, "text": self.text}
+            given = {name: row for name, row in given.items() if origins.get(name) is None}
+        picture = None if self.source is None else _picture_facts(self.source)
+        about = f"{_json(self.text)}, {_json(self.image)}, {_json(picture)}"
         names = ", ".join([encode_basestring(name) for name in given])
-        facts = (
-            f"[{_json(self.text)}, {_json(self.image)}, {_json(picture)}, {encode_basestring(attributes)}, [{names}]]"
-        )
+        facts = f"[{about}, {encode_basestring(attributes)}, [{names}]]"
         hasher = hashlib.blake2b(facts.encode(), digest_size=16)
         for row in given.values():
             hasher.update(row.data)
@@ -75,11 +77,24 @@ class Prepared(NamedTuple):
         return attributes, hasher.digest()
 
 
-def _json(value: str | float | list[int] | None) -> str:
-    """A plain value as `json.dumps(value, ensure_ascii=False)` writes it, in a third of the time."""
-    if isinstance(value, str):
-        return encode_basestring(value)
-    return "null" if value is None else "true" if value is True else "false" if value is False else repr(value)
+_WRITTEN: dict[type, Callable[[Any], str]] = {
+    str: encode_basestring,
+    int: repr,
+    float: repr,
+    bool: lambda value: "true" if value else "false",
+    list: repr,
+    type(None): lambda _: "null",
+}
+"""How `json.dumps(value, ensure_ascii=False)` writes a plain value, in a quarter of the time."""
+
+
+def _json(value: str | list[int] | None) -> str:
+    return _WRITTEN[type(value)](value)
+
+
+@lru_cache(4096)
+def _key(name: str) -> str:
+    return f"{encode_basestring(name)}: "
 
 
 class Stored(NamedTuple):
@@ -156,21 +171,24 @@ def attribute(name: Any, value: Any, types: Mapping[str, str]) -> Any:
             f"an attribute name has 1 to 128 characters and no quote, backslash or control, got {name!r:.80}"
         )
     kind, declared = type(value), types.get(name)
-    if declared is None or kind is not _PLAIN[declared]:
+    if kind not in _WRITTEN or (declared is not None and kind is not _PLAIN[declared]):
         if isinstance(value, np.generic):
             value = value.item()
         if declared is not None:
             value = coerce(declared, name, value)
         kind = type(value)
-    if kind is str and _good_text(value):
+    if kind is str:
+        if _good_text(value):
+            return value
+    elif kind is float:
+        if isfinite(value):
+            return value
+    elif kind is int:
+        if _LEAST <= value <= _MOST:
+            return value
+    elif value is None or kind is bool:
         return value
-    if kind is float and math.isfinite(value):
-        return value
-    if kind is int and _INT_RANGE[0] <= value <= _INT_RANGE[1]:
-        return value
-    if value is None or kind is bool:
-        return value
-    if kind is float and math.isnan(value):
+    if kind is float and isnan(value):
         return None
     raise InputError(f"attribute {name!r} must be a text, a 64-bit integer, a finite number, true, false or None, "
                      f"got {value!r:.80}")  # fmt: skip
@@ -195,7 +213,7 @@ def prepare(item: Any, encoder: Encoder, types: Mapping[str, str]) -> Prepared:
     Raises:
         InputError: anything in it is not what it must be.
     """
-    if not isinstance(item, Mapping):
+    if type(item) is not dict and not isinstance(item, Mapping):
         raise InputError(f"an item must be a mapping with an 'id', got {type(item).__name__}")
     name = check_id(item.get("id"))
     image, source = _image(item.get("image"))

@@ -104,7 +104,7 @@ class _Reencoding:
         store.many(f"INSERT OR REPLACE INTO {self.codes} VALUES (?, ?)", codes)
         for name, table in self.views.items():
             store.many(f"DELETE FROM {table} WHERE row = ?", ((row,) for row, _ in codes))
-            store.many(f"INSERT INTO {table} VALUES (?, ?)", views[name])
+            store.insert(table, views[name])
 
     def walk(self, since: int) -> int:
         """Encode every item that changed after `since`, in batches; the `seq` up to which all is done."""

@@ -78,8 +78,8 @@ class Resident:
         self._changed: ScanIndex | None = None
         self._main = self._index(packed)
 
-    def _index(self, packed: NDArray[np.uint8], slots: Slots | None = None) -> ScanIndex:
-        index = ScanIndex(self.n_bits)
+    def _index(self, packed: NDArray[np.uint8], slots: Slots | None = None, group: bool = True) -> ScanIndex:
+        index = ScanIndex(self.n_bits, group=group)
         index.add(Codes(packed, self.n_bits), ids=slots)
         return index
 
@@ -157,9 +157,13 @@ class Resident:
     def _change(self, slots: Slots, packed: NDArray[np.uint8]) -> None:
         differs = (self.packed(slots) != packed).any(axis=1)
         slots, packed = slots[differs], packed[differs]
-        keep = ~np.isin(self._changed_slots, slots)
+        at = np.searchsorted(self._changed_slots, slots)
+        again = np.append(self._changed_slots, -1)[at] == slots
+        newest = self._changed_packed.copy()
+        newest[at[again]] = packed[again]
+        new = ~again
         self._set_changed(
-            np.concatenate([self._changed_slots[keep], slots]), np.concatenate([self._changed_packed[keep], packed])
+            np.insert(self._changed_slots, at[new], slots[new]), np.insert(newest, at[new], packed[new], axis=0)
         )
         self._hide(slots)
         if self.changed > max(_FOLD, self.n_slots // 8):
@@ -181,8 +185,7 @@ class Resident:
             self._n_hidden += len(fresh)
 
     def _set_changed(self, slots: Slots, packed: NDArray[np.uint8]) -> None:
-        order = np.argsort(slots)
-        self._changed_slots, self._changed_packed, self._changed = slots[order], packed[order], None
+        self._changed_slots, self._changed_packed, self._changed = slots, packed, None
 
     def kill(self, rows: NDArray[np.int64]) -> None:
         """Forget the items of these rows; their slots stay, dead."""
@@ -216,7 +219,7 @@ class Resident:
         found = _present(self._main.search(queries, k, radius, None if allow is None else allow.main))
         if len(self._changed_slots):
             if self._changed is None:
-                self._changed = self._index(self._changed_packed, self._changed_slots)
+                self._changed = self._index(self._changed_packed, self._changed_slots, group=False)
             more = _present(self._changed.search(queries, k, radius, None if allow is None else allow.changed))
             found = [merged([one, other], k) for one, other in zip(found, more)]
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import queue
 import threading
@@ -14,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfuse.errors import BitfuseError, InputError
+from bitfuse.serve.apart import Apart
 from bitfuse.serve.metrics import Metrics
+from bitfuse.serve.pending import Pending
 from bitfuse.serve.problems import Problem
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ Row = NDArray[np.float32]
 class _Asked(NamedTuple):
     view: str
     given: Any
-    answer: asyncio.Future[Row]
-    loop: asyncio.AbstractEventLoop
+    answer: Pending[Row]
 
 
 class Batcher:
@@ -38,10 +38,15 @@ class Batcher:
         batch: inputs of one pass at most.
         kept: rows in the cache; a key is a hash, so that no query text stays in memory.
         metrics: measures batches, time and cache.
+        apart: does the passes in place of the backbone; ended by `close`.
     """
 
-    def __init__(self, backbone: Backbone, batch: int, kept: int, metrics: Metrics) -> None:
+    def __init__(
+        self, backbone: Backbone, batch: int, kept: int, metrics: Metrics, apart: Apart | None = None
+    ) -> None:  # fmt: skip
         self.backbone, self._batch, self._kept, self._metrics = backbone, batch, kept, metrics
+        self._apart = apart
+        self._rows_of = backbone.encode if apart is None else apart.encode
         self._asked: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._rows: OrderedDict[bytes, Row] = OrderedDict()
         self.ready = threading.Event()
@@ -53,6 +58,8 @@ class Batcher:
         """End the thread once what was asked before is answered."""
         self._asked.put(None)
         self._thread.join(timeout=10)
+        if self._apart is not None:
+            self._apart.close()
 
     def key(self, view: str, content: bytes) -> bytes:
         """The name of an input in the cache."""
@@ -74,9 +81,8 @@ class Batcher:
             given: a text, or a decoded RGB picture.
             key: to keep it under; None for what is no query.
         """
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Row] = loop.create_future()
-        self._asked.put(_Asked(view, given, answer, loop))
+        answer: Pending[Row] = Pending()
+        self._asked.put(_Asked(view, given, answer))
         with self._metrics.stage("encode"):
             row = await answer
         if key is not None:
@@ -88,7 +94,7 @@ class Batcher:
     def _run(self) -> None:
         try:
             if "text" in self.backbone.views:
-                self.backbone.encode("text", ["a"])  # reads the weights
+                self._rows_of("text", ["a"])  # reads the weights
         except InputError:  # a backbone with a vocabulary of its own, and weights that are there
             pass
         except (BitfuseError, OSError) as error:
@@ -117,31 +123,16 @@ class Batcher:
     def _encode(self, view: str, batch: Sequence[_Asked]) -> None:
         self._metrics.batches.observe(len(batch))
         try:
-            rows = list(self.backbone.encode(view, [asked.given for asked in batch]))
+            rows = list(self._rows_of(view, [asked.given for asked in batch]))
         except Exception as error:
             if len(batch) > 1:  # one bad input must not fail the others
                 for asked in batch:
                     self._encode(view, [asked])
                 return
-            _answer(batch[0], error)
+            batch[0].answer.settle(error)
             return
         for asked, row in zip(batch, rows):
-            _answer(asked, row)
-
-
-def _answer(asked: _Asked, result: Row | Exception) -> None:
-    def settle() -> None:
-        if asked.answer.done():  # the client gave up
-            return
-        if isinstance(result, Exception):
-            asked.answer.set_exception(result)
-        else:
-            asked.answer.set_result(result)
-
-    try:
-        asked.loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop has ended, and with it who asked
-        return
+            asked.answer.settle(row)
 
 
 def none_here(view: str) -> Problem:

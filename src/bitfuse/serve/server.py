@@ -1,42 +1,51 @@
-"""Running the application under uvicorn, with a time limit on the head of a request, which uvicorn does not have."""
+"""Running the application under uvicorn, with limits on the head of a request, which uvicorn does not have."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import warnings
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from threadpoolctl import threadpool_limits
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bitfuse.errors import DataWarning
 from bitfuse.serve import logs
 from bitfuse.serve.settings import Settings
 
-_SWITCH_SECONDS = 0.001  # threads that encode must not keep the one that answers waiting for long
+_SWITCH_SECONDS = 0.0002  # threads that search and write must not keep the one that answers waiting for long
 
 
-def protocol(seconds: float) -> type[H11Protocol]:
-    """HTTP/1.1 that ends a connection whose next request does not begin to be complete within so many seconds."""
+def protocol(seconds: float, head_bytes: int) -> type[HttpToolsProtocol]:
+    """HTTP/1.1 that ends a connection whose next head is not there within so many seconds or bytes."""
 
-    class Timed(H11Protocol):
+    class Timed(HttpToolsProtocol):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(seconds, self._expire)
+            self._head = 0
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
+            self._head = self._head + len(data) if self._waiting else 0
+            if self._head > head_bytes and not self.transport.is_closing():
+                self.send_400_response("The head of the request is too large.")
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
             super().connection_lost(exc)
 
+        @property
+        def _waiting(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
         def _watch(self) -> None:
-            waiting = self.cycle is None or self.cycle.response_complete
-            if not waiting:
+            if not self._waiting:
                 self._stop()
             elif self._head_timer is None:
                 self._head_timer = self.loop.call_later(seconds, self._expire)
@@ -48,8 +57,7 @@ def protocol(seconds: float) -> type[H11Protocol]:
 
         def _expire(self) -> None:
             self._head_timer = None
-            waiting = self.cycle is None or self.cycle.response_complete
-            if waiting and self.transport is not None and not self.transport.is_closing():
+            if self._waiting and self.transport is not None and not self.transport.is_closing():
                 self.transport.close()
 
     return Timed
@@ -65,8 +73,8 @@ def config(app: FastAPI, settings: Settings, port: int, **more: Any) -> uvicorn.
         more: further settings of uvicorn.
     """
     return uvicorn.Config(
-        app, settings.host, port, http=protocol(settings.header_seconds), ws="none", lifespan="on", log_config=None,
-        access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=settings.head_bytes,
+        app, settings.host, port, http=protocol(settings.header_seconds, settings.head_bytes), ws="none",
+        lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False,
         timeout_keep_alive=30, timeout_graceful_shutdown=10, limit_concurrency=1000, **more,
     )  # fmt: skip
 
@@ -76,4 +84,8 @@ def run(app: FastAPI, settings: Settings, port: int) -> None:
     logs.configure()
     warnings.filterwarnings("ignore", category=DataWarning)  # a search says `novelty` in its answer
     sys.setswitchinterval(_SWITCH_SECONDS)
+    # a query is small: the threads of a product would wait for each other, behind the other requests
+    threadpool_limits(1, "blas")
+    gc.collect()
+    gc.freeze()  # a pass over all that is loaded by now would make every request wait, a tenth of a second each time
     uvicorn.Server(config(app, settings, port)).run()

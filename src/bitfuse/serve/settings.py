@@ -37,6 +37,7 @@ class Settings:
         readers: threads, each with the collection open, that search.
         batch: queries that share one pass through the backbone at most.
         cached_queries: encoded queries that are kept.
+        apart: run every backbone in a process of its own, as `bitfuse serve` does; see `bitfuse.serve.apart`.
     """
 
     host: str = "127.0.0.1"
@@ -62,8 +63,14 @@ class Settings:
     readers: int = 2
     batch: int = 16
     cached_queries: int = 1024
+    apart: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, int | float) and value <= 0 and name not in ("cached_queries", "waiting"):
+            if (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and value <= 0
+                and name not in ("cached_queries", "waiting")
+            ):
                 raise InputError(f"setting {name} must be above 0, got {value!r}")

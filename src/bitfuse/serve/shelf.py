@@ -17,6 +17,7 @@ from bitfuse.errors import BitfuseError, InputError
 from bitfuse.features.images import open_image
 from bitfuse.hashers._persist import attachment
 from bitfuse.search.collection import Collection
+from bitfuse.serve.apart import Apart, suited
 from bitfuse.serve.batching import Batcher, Row, none_here
 from bitfuse.serve.keys import Key
 from bitfuse.serve.logs import log
@@ -33,23 +34,13 @@ T = TypeVar("T")
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 SWEEP = "sweep.json"
-_SMALL = 32 << 20  # bytes of weights up to which NumPy answers a query as soon as torch, without its import
 _FACTS_SECONDS = 10.0  # how long figures that take a pass over the collection are kept
 
 
-def choose_backbone(encoder: Encoder) -> Backbone | None:
-    """The backbone that a model records, run the way that suits a server; None where it records none."""
+def recorded(encoder: Encoder) -> tuple[str, str | None] | None:
+    """Name and revision of the backbone that a model records; None where it records none, or several."""
     found = {(str(f.get("backbone", "arrays only")), f.get("revision")) for f in encoder.sources.values()}
-    if len(found) != 1 or "arrays only" in {name for name, _ in found}:
-        return None
-    from bitfuse.features import backbone
-    from bitfuse.features.light import LightCLIP
-
-    name, revision = found.pop()
-    quick = backbone(name, revision=revision, light=True)
-    if isinstance(quick, LightCLIP) and sum(file.stat().st_size for file in quick.checkpoint.weights) > _SMALL:
-        return backbone(name, revision=revision)
-    return quick
+    return None if len(found) != 1 or "arrays only" in {name for name, _ in found} else found.pop()
 
 
 class Served:
@@ -210,7 +201,7 @@ class Shelf:
                 )
         self._settings, self._metrics = settings, metrics
         self._decoding = ThreadPoolExecutor(2, "bitfuse-decode")
-        self._batchers: dict[str, Batcher] = {}
+        self._batchers: dict[tuple[str, str | None], Batcher] = {}
         self._served: dict[str, Served] = {}
         try:
             for name, path in collections.items():
@@ -222,21 +213,20 @@ class Shelf:
     def _open(self, name: str, path: Path) -> Served:
         with Collection.open(path) as collection:
             encoder = collection.encoder
+        facts, backbone, batcher = recorded(encoder), None, None
+        if facts is not None:
+            batcher = self._batchers.get(facts)
             try:
-                backbone = choose_backbone(encoder)
+                batcher = self._batchers[facts] = batcher or self._batcher(*facts)
+                backbone = batcher.backbone
             except BitfuseError as error:  # likes, codes and views can still be searched for
                 log.warning("no backbone", extra={"facts": {"collection": name, "reason": str(error)}})
-                backbone = None
-        batcher = None
-        if backbone is not None:
-            facts = json.dumps([dict(backbone.describe(view)) for view in backbone.views], sort_keys=True)
-            if facts not in self._batchers:
-                self._batchers[facts] = Batcher(
-                    backbone, self._settings.batch, self._settings.cached_queries, self._metrics
-                )
-            batcher = self._batchers[facts]
-            backbone = batcher.backbone
         return Served(name, path, backbone, batcher, self._settings, self._metrics, self._decoding)
+
+    def _batcher(self, name: str, revision: str | None) -> Batcher:
+        backbone, s = suited(name, revision), self._settings
+        apart = Apart(name, revision) if s.apart else None
+        return Batcher(backbone, s.batch, s.cached_queries, self._metrics, apart)
 
     def close(self) -> None:
         """Carry out what was accepted, then close everything."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from bitfuse.search.collection import Collection
 from bitfuse.serve.metrics import Metrics
+from bitfuse.serve.pending import Pending
 
 GATHERED = 256
 """Items of one transaction at most."""
@@ -27,22 +27,7 @@ class Outcome(NamedTuple):
 class _Asked:
     verb: str
     items: Sequence[Any]
-    answer: asyncio.Future[list[Outcome]]
-    loop: asyncio.AbstractEventLoop
-
-    def settle(self, result: list[Outcome] | Exception) -> None:
-        def settle() -> None:
-            if self.answer.done():
-                return
-            if isinstance(result, Exception):
-                self.answer.set_exception(result)
-            else:
-                self.answer.set_result(result)
-
-        try:
-            self.loop.call_soon_threadsafe(settle)
-        except RuntimeError:  # the loop has ended, and with it who asked
-            return
+    answer: Pending[list[Outcome]]
 
 
 class Writer:
@@ -80,8 +65,7 @@ class Writer:
         Raises:
             BitfuseError: as that method; nothing of this change is stored then.
         """
-        loop = asyncio.get_running_loop()
-        asked = _Asked(verb, items, loop.create_future(), loop)
+        asked = _Asked(verb, items, Pending())
         self._asked.put(asked)
         return await asked.answer
 
@@ -119,11 +103,11 @@ class Writer:
                 for asked in group:
                     self._carry_out([asked])
                 return
-            group[0].settle(error)
+            group[0].answer.settle(error)
             return
         at = 0
         for asked in group:
-            asked.settle(outcomes[at : at + len(asked.items)])
+            asked.answer.settle(outcomes[at : at + len(asked.items)])
             at += len(asked.items)
 
 

@@ -104,24 +104,27 @@ function lines(rows, names) {
   return svg("svg", attributes, ...grid, ...ticks, axis, ...drawn);
 }
 
+/** What `fit --sweep` stored: {metric, queries, gallery, lengths: [{bits, map, recall_of_10_neighbours, ...}]}. */
 function sweep(stored) {
-  const text = "What shorter and longer codes would give on this data, measured when the model was fitted.";
-  const given = Array.isArray(stored) ? stored : stored?.rows;
-  const rows = (Array.isArray(given) ? given : []).filter((row) => Number.isInteger(row?.n_bits) && row.n_bits > 0);
-  rows.sort((a, b) => a.n_bits - b.n_bits);
-  const names = [...new Set(rows.flatMap(Object.keys))].filter(
-    (name) => name !== "n_bits" && rows.every((row) => row[name] === undefined || Number.isFinite(row[name])),
-  );
-  if (!rows.length || !names.length) {
-    return section("Code length against quality", "This model was fitted without a sweep over code lengths.");
+  const quality = { [String(stored?.metric)]: "map", "Of the 10 nearest by the features": "recall_of_10_neighbours" };
+  const measures = { ...quality, "Distinct codes": "distinct_share" };
+  const part = (value) => (Number.isFinite(value) && value >= 0 && value <= 1 ? value : undefined);
+  const rows = (Array.isArray(stored?.lengths) ? stored.lengths : []).filter((one) => Number.isInteger(one?.bits) && one.bits > 0)
+    .map((one) => ({ n_bits: one.bits, ...Object.fromEntries(Object.entries(measures).map(([name, key]) => [name, part(one[key])])) }))
+    .sort((a, b) => a.n_bits - b.n_bits);
+  const names = Object.keys(measures).filter((name) => rows.some((row) => row[name] !== undefined));
+  const drawn = names.filter((name) => name in quality);
+  if (!drawn.length) {
+    return section("Code length against quality", "This model was fitted without a sweep over code lengths (bitfuse fit --sweep).");
   }
-  const drawn = names.filter((name) => rows.every((row) => !(row[name] < 0 || row[name] > 1)));
+  const text =
+    "What shorter and longer codes of this method would give, measured when the model was fitted: " +
+    `${number(stored.queries)} held-out queries among ${number(stored.gallery)} items.`;
   const key = drawn.map((name, at) => el("li", { class: `series-${at % 4}` }, name));
   const cell = (value) => (value === undefined ? "" : number(value));
   const figures = rows.map((row) => [String(row.n_bits), ...names.map((name) => cell(row[name]))]);
   return section(
-    "Code length against quality", text,
-    ...(drawn.length ? [lines(rows, drawn), el("ul", { class: "legend" }, ...key)] : []),
+    "Code length against quality", text, lines(rows, drawn), el("ul", { class: "legend" }, ...key),
     table("Code length against quality", ["Bits", ...names], figures),
   );
 }
