@@ -90,7 +90,7 @@ def kill_a_host(out: Path, killed: list[int]) -> None:
 
 def main() -> None:
     work, retries, kill = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
-    os.environ.update(HEALTH)
+    os.environ.update(HEALTH, HOME=str(work))  # the home may hold another cluster's token, which this one would refuse
     fake()
     import ray
 
