@@ -36,40 +36,57 @@ def reference(words: np.ndarray, queries: np.ndarray, k: int, bound: int, allow:
 
 @numba.njit  # not cached: a cached test would not notice a changed kernel
 def network(
-    codes: Any, query: Any, n_words: int, picks: Any, planes: Any, tables: Any, bounds: Any, valid: Any, tag: Any
-) -> Any:
-    kernels._slice_block(codes, 0, n_words, planes, tables)
-    masks = np.zeros((bounds.shape[0], 4), np.uint64)
-    some = np.zeros(bounds.shape[0], np.bool_)
-    for bound in range(bounds.shape[0]):
+    codes: Any, picks: Any, planes: Any, tables: Any, bounds: Any, valid: Any, masks: Any, some: Any, ranks: Any,
+    reached: Any, tag: Any,
+) -> None:  # fmt: skip
+    kernels._slice_block(codes, 0, len(tag), planes, tables)
+    for bound in range(len(some)):
         some[bound] = kernels._sliced_closer(
-            tables, picks, 0, bounds, bound * bounds.shape[1], valid, masks[bound], tag
+            tables, picks, 0, bounds, bound * bounds.shape[1], valid, masks, 4 * bound, tag
         )
-    return masks, some
+    for i in range(len(ranks)):
+        reached[i] = kernels._sliced_rank(tables, picks, 0, ranks[i], tag)
 
 
 @pytest.mark.parametrize("n_words", [1, 2, pytest.param(8, marks=pytest.mark.slow)])
-def test_the_mask_of_the_adder_network_is_exact_for_every_bound(n_words: int) -> None:
+def test_the_adder_network_is_exact_for_every_bound_and_rank(n_words: int) -> None:
     """False positives would be measured again and dropped: right answers, five times slower. So test the mask."""
-    n_bits, n_groups = 64 * n_words, -(-64 * n_words // 3)
     words = np.concatenate([random_words(200, n_words), random_words(52, n_words, 0.05), random_words(4, n_words, 1)])
     words[0] = 0
-    strips = in_strips(words)
-    valid = np.full(4, ~np.uint64(0))
     codes = [int.from_bytes(row.tobytes(), "little") for row in words]
+    ranks, valid, n_groups = np.array([1, 2, 3, 17, 128, 255, 256]), np.full(4, ~np.uint64(0)), -(-64 * n_words // 3)
+    bounds, picks = kernels._bounds(n_words), np.zeros((1, n_groups), np.uint16)
+    planes, tables = np.zeros(12 * n_groups, np.uint64), np.zeros(64 * n_groups, np.uint64)
     for query in (words[3], words[0], ~words[0]):
-        picks = np.zeros((1, n_groups), np.uint16)
-        kernels._set_picks(query.copy(), n_words, picks)
-        bounds = kernels._bounds(n_words)
-        planes, tables = np.zeros(12 * n_groups, np.uint64), np.zeros(64 * n_groups, np.uint64)
-        masks, some = network(
-            strips.reshape(-1), query, n_words, picks, planes, tables, bounds, valid, (0,) * n_words
-        )  # fmt: skip
-        for bound in range(n_bits + 2):
+        masks, some, reached = np.zeros((len(bounds), 4), np.uint64), np.zeros(len(bounds), np.int64), ranks.copy()
+        kernels._set_picks(query, n_words, picks)
+        strips = in_strips(words).reshape(-1)
+        network(strips, picks, planes, tables, bounds, valid, masks, some, ranks, reached, (0,) * n_words)
+        asked = int.from_bytes(query.tobytes(), "little")
+        for bound in range(64 * n_words + 2):
             bits = np.unpackbits(masks[bound].view(np.uint8), bitorder="little").reshape(4, 64)  # lane, column
-            expected = below(int.from_bytes(query.tobytes(), "little"), codes, bound)
+            expected = below(asked, codes, bound)
             assert bits.T.ravel().astype(bool).tolist() == expected, f"bound {bound}"
             assert some[bound] == any(expected)
+        assert reached.tolist() == np.sort([(asked ^ code).bit_count() for code in codes])[ranks - 1].tolist()
+
+
+@numba.njit
+def sort_some(numbers: Any, start: int, tag: Any) -> None:
+    kernels._sort_some(numbers, start, tag)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_sorting_network_sorts(size: int) -> None:
+    """A network that sorts all sequences of zeros and ones sorts everything; so many of those, and others."""
+    rows = [np.arange(size) < cut for cut in range(size + 1)]
+    rows += [RNG.permutation(row) for row in rows for _ in range(30)]
+    rows += [RNG.integers(-(2**31), 2**31, size) for _ in range(200)]
+    for row in rows:
+        numbers = np.concatenate([[9, 9, 9], row, [9, 9]]).astype(np.int32)
+        expected = np.concatenate([[9, 9, 9], np.sort(row.astype(np.int32)), [9, 9]])
+        sort_some(numbers, 3, (0,) * (size // 8))
+        np.testing.assert_array_equal(numbers, expected)
 
 
 @pytest.mark.parametrize("sliced", [False, True])
@@ -137,6 +154,24 @@ def test_groups_stand_for_the_nearest_rows(k: int, distinct: int, sliced: bool) 
     answer = kernels.nearest(together, 0, count, queries, k, 65, NONE, starts, members, sliced=sliced)
     for got, expected in zip(answer, reference(words, queries, k, 65, NONE), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("n_words", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("k", [1, 30, 300, 6000])
+def test_groups_of_very_unequal_size_begin_with_bounds_that_hold(k: int, n_words: int) -> None:
+    """Enough blocks of groups to sample, most groups of one row and a few of thousands, near the query or far away."""
+    distinct = random_words(5000, n_words)
+    shares = 1.0 / np.arange(1, 5001)
+    for order in (np.arange(5000), np.argsort(np.bitwise_count(distinct ^ distinct[:1]).sum(axis=1))[::-1]):
+        rows = np.concatenate([RNG.choice(5000, 20_000, p=shares / shares.sum()), np.arange(5000)])
+        words = distinct[order][rows]
+        queries = np.concatenate([distinct[:7], random_words(9, n_words)])
+        groups, count = kernels.group_codes(words, len(words))
+        _, starts, members = kernels.list_members(groups, count, NONE)
+        together = in_strips(words[members[starts[:-1]]])
+        answer = kernels.nearest(together, 0, count, queries, k, 64 * n_words + 1, NONE, starts, members, sliced=True)
+        for got, expected in zip(answer, reference(words, queries, k, 64 * n_words + 1, NONE), strict=True):
+            np.testing.assert_array_equal(got, expected)
 
 
 SEARCH = """

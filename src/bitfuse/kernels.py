@@ -51,12 +51,15 @@ def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
 
 STRIP, BLOCK = 16, 256
 _GROUP = 3  # bit positions whose 8 query patterns share one table: 3 beat 1, 4, 5 and 7
+_u: Any = np.uint64  # of places: a signed one is first asked whether it counts from the end
+_i: Any = np.int64
 NO_GROUPS = np.empty(0, np.int32)
 _AHEAD = 512  # words that the direct scan fetches ahead: long codes then wait for memory half as long
-_SAMPLED = 1 << 18  # rows from which a sample pays for one query too; below, a first search need not compile it
+_SAMPLED = 1 << 18  # rows from which a sample pays for one query too
+_SORTED = 128  # numbers that one network sorts, at most
 _ENTRIES = 8 << _GROUP  # words of a group's table: 8 patterns, two planes of 4 words each
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
-_LANES = ir.VectorType(_I64, 4)
+_LANES, _EIGHT = ir.VectorType(_I64, 4), ir.VectorType(_I32, 8)
 
 
 class _Lanes:
@@ -179,51 +182,165 @@ def _tabulate(typing: Any, planes: Any, plane_start: Any, tables: Any, table_sta
     return types.void(planes, types.int64, tables, types.int64), emit
 
 
+def _planes(lanes: _Lanes, builder: Any, tables: Any, picks: Any, start: Any, n_words: int) -> list[Any]:
+    """The bit planes of a block's distances, the lowest first.
+
+    Each group of three bits contributes a sum plane (weight 1) and a carry plane (weight 2), picked by the query's
+    `picks`; full adders reduce them to one plane for each weight.
+    """
+    n_planes = (64 * n_words).bit_length()
+    waiting: list[list[Any]] = [[] for _ in range(n_planes + 1)]  # the last takes carries that are always zero
+
+    def put(weight: int, plane: Any) -> None:
+        waiting[weight].append(plane)
+        if len(waiting[weight]) == 3 and weight < n_planes:
+            total, carry = lanes.full_adder(*waiting[weight])
+            waiting[weight] = [total]
+            put(weight + 1, carry)
+
+    for group in range(-(-64 * n_words // _GROUP)):
+        picked = builder.load(builder.gep(picks, [lanes.at(start, group)]))
+        entry = builder.zext(picked, _I64)
+        for weight in (0, 1):
+            put(weight, lanes.load(tables, lanes.at(entry, _ENTRIES * group + 4 * weight)))
+    for weight in range(n_planes):
+        if len(waiting[weight]) == 2:
+            a, b = waiting[weight]
+            waiting[weight] = [builder.xor(a, b)]
+            put(weight + 1, builder.and_(a, b))
+    return [planes[0] if planes else lanes.constant(0) for planes in waiting[:n_planes]]
+
+
 @_intrinsic
 def _sliced_closer(
     typing: Any, tables: Any, picks: Any, pick_start: Any, bounds: Any, bound_start: Any, valid: Any, closer: Any,
-    tag: Any,
+    place: Any, tag: Any,
 ) -> Any:  # fmt: skip
-    """Writes the mask of the block's valid codes closer than the bound to `closer`; returns whether there is one.
-
-    Each group of three bits contributes a sum plane (weight 1) and a carry plane (weight 2), picked by the query's
-    `picks`; full adders reduce them to one plane for each weight, compared with the bound's planes from below.
-    """
+    """Writes the mask of the block's valid codes closer than the bound to `closer`; 1 if there is one, else 0."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         lanes = _Lanes(context, builder)
         array = {i: lanes.pointer(signature.args[i], arguments[i]) for i in (0, 1, 3, 5, 6)}
-        n_planes = (64 * tag.count).bit_length()
-        waiting: list[list[Any]] = [[] for _ in range(n_planes + 1)]  # the last takes carries that are always zero
-
-        def put(weight: int, plane: Any) -> None:
-            waiting[weight].append(plane)
-            if len(waiting[weight]) == 3 and weight < n_planes:
-                total, carry = lanes.full_adder(*waiting[weight])
-                waiting[weight] = [total]
-                put(weight + 1, carry)
-
-        for group in range(-(-64 * tag.count // _GROUP)):
-            picked = builder.load(builder.gep(array[1], [lanes.at(arguments[2], group)]))
-            entry = builder.zext(picked, _I64)
-            for weight in (0, 1):
-                put(weight, lanes.load(array[0], lanes.at(entry, _ENTRIES * group + 4 * weight)))
         below = lanes.constant(0)
-        for weight in range(n_planes):
-            if len(waiting[weight]) == 2:
-                a, b = waiting[weight]
-                waiting[weight] = [builder.xor(a, b)]
-                put(weight + 1, builder.and_(a, b))
-            plane = waiting[weight][0] if waiting[weight] else lanes.constant(0)
+        for weight, plane in enumerate(_planes(lanes, builder, array[0], array[1], arguments[2], tag.count)):
             limit = lanes.splat(builder.load(builder.gep(array[3], [lanes.at(arguments[4], weight)])))
             smaller = builder.and_(builder.not_(plane), builder.or_(limit, below))
             below = builder.or_(smaller, builder.and_(limit, below))
         below = builder.and_(below, lanes.load(array[5], ir.Constant(_I64, 0)))
-        lanes.store(below, array[6], ir.Constant(_I64, 0))
-        return lanes.not_zero(below)
+        lanes.store(below, array[6], arguments[7])
+        return builder.zext(lanes.not_zero(below), _I64)
 
     index = types.int64
-    return types.boolean(tables, picks, index, bounds, index, valid, closer, tag), emit
+    return types.int64(tables, picks, index, bounds, index, valid, closer, index, tag), emit
+
+
+@_intrinsic
+def _sliced_rank(typing: Any, tables: Any, picks: Any, pick_start: Any, rank: Any, tag: Any) -> Any:
+    """The distance of the block's code that is `rank`-th by distance, 1 to 256: from the highest plane down."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = _Lanes(context, builder)
+        tables_, picks_ = (lanes.pointer(signature.args[i], arguments[i]) for i in (0, 1))
+        left, distance, among = arguments[3], ir.Constant(_I64, 0), lanes.constant((1 << 64) - 1)
+        planes = _planes(lanes, builder, tables_, picks_, arguments[2], tag.count)
+        for weight, plane in reversed(list(enumerate(planes))):
+            zeros, count = builder.and_(among, builder.not_(plane)), ir.Constant(_I64, 0)
+            for lane in range(4):
+                count = builder.add(count, builder.ctpop(builder.extract_element(zeros, _I32(lane))))
+            enough = builder.icmp_signed(">=", count, left)
+            among = builder.select(enough, zeros, builder.and_(among, plane))
+            left = builder.select(enough, left, builder.sub(left, count))
+            distance = builder.select(enough, distance, lanes.at(distance, 1 << weight))
+        return distance
+
+    return types.int64(tables, picks, types.int64, types.int64, tag), emit
+
+
+@_intrinsic
+def _sort_some(typing: Any, numbers: Any, start: Any, tag: Any) -> Any:
+    """Sort 8 len(tag) numbers (int32) from `start` on; len(tag) is a power of two.
+
+    A bitonic network: number lane * len(tag) + row stands in that lane of that row, a row being a vector, so that most
+    comparisons are of whole rows. `flip` are the bits in which the places of two compared numbers differ.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes, height = _Lanes(context, builder), tag.count
+        source = lanes.pointer(signature.args[0], arguments[0])
+
+        def mix(a: Any, b: Any, picks: list[int]) -> Any:
+            return builder.shuffle_vector(a, b, ir.Constant(_EIGHT, picks))
+
+        def ordered(a: Any, b: Any) -> tuple[Any, Any]:
+            less = builder.icmp_signed("<", a, b)
+            return builder.select(less, a, b), builder.select(less, b, a)
+
+        places = [
+            builder.bitcast(builder.gep(source, [lanes.at(arguments[1], 8 * r)]), _EIGHT.as_pointer())
+            for r in range(height)
+        ]
+        rows = [builder.load(place, align=4) for place in places]
+        width = 2
+        while width <= 8 * height:  # two sorted runs become one: the second is met from its end
+            flips = [width - 1]
+            while width >> len(flips) > 1:
+                flips.append(width >> len(flips) + 1)
+            for flip in flips:
+                across, along = flip % height, flip // height
+                old = list(rows)
+                for r in range(height):
+                    if along:
+                        met = mix(old[r ^ across], old[r], [lane ^ along for lane in range(8)])
+                        least = [lane if lane < lane ^ along else 8 + lane for lane in range(8)]
+                        rows[r] = mix(*ordered(old[r], met), least)
+                    elif r < r ^ across:
+                        rows[r], rows[r ^ across] = ordered(old[r], old[r ^ across])
+            width *= 2
+        for _ in range(height.bit_length() - 1):  # lanes become rows
+            halves = [(rows[r], rows[r + height // 2]) for r in range(height // 2)]
+            rows = [mix(*half, [first + i // 2 + 8 * (i % 2) for i in range(8)]) for half in halves for first in (0, 4)]
+        for row, place in zip(rows, places):
+            builder.store(row, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64, tag), emit
+
+
+@_intrinsic
+def _copy_8(typing: Any, source: Any, start: Any, stop: Any, limit: Any, target: Any, place: Any) -> Any:
+    """Copy 8 numbers (int32); returns how many of the first stop - start are below the limit."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = _Lanes(context, builder)
+        undefined = ir.Constant(_EIGHT, ir.Undefined)
+
+        def splat(value: Any) -> Any:
+            single = builder.insert_element(undefined, builder.trunc(value, _I32), _I32(0))
+            return builder.shuffle_vector(single, undefined, ir.Constant(_EIGHT, [0] * 8))
+
+        pointers = [lanes.pointer(signature.args[i], arguments[i]) for i in (0, 4)]
+        offsets = zip(pointers, (1, 5))
+        origin, goal = (builder.bitcast(builder.gep(p, [arguments[i]]), _EIGHT.as_pointer()) for p, i in offsets)
+        numbers = builder.load(origin, align=4)
+        builder.store(numbers, goal, align=4)
+        room, order = splat(builder.sub(arguments[2], arguments[1])), ir.Constant(_EIGHT, list(range(8)))
+        below = builder.icmp_signed("<", numbers, splat(arguments[3]))
+        taken = builder.and_(below, builder.icmp_signed("<", order, room))
+        return builder.zext(builder.ctpop(builder.bitcast(taken, ir.IntType(8))), _I64)
+
+    return types.int64(source, types.int64, types.int64, types.int64, target, types.int64), emit
+
+
+@_intrinsic
+def _fetch(typing: Any, numbers: Any, place: Any) -> Any:
+    """Bring the cache line of a number nearer."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = _Lanes(context, builder)
+        lanes.prefetch(lanes.pointer(signature.args[0], arguments[0]), arguments[1])
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64), emit
 
 
 @_intrinsic
@@ -253,28 +370,29 @@ def _offer(
 ) -> None:  # fmt: skip
     """Keep a candidate that is closer than the bound; let the bound fall; make room when the buffer is full.
 
-    `state[q]` holds the bound, the candidates below it (fewer than k), those in the buffer, and the members of the
+    `state[:, q]` holds the bound, the candidates below it (fewer than k), those in the buffer, and the members of the
     candidates below bound - 1. Rows arrive in ascending order, so that of candidates at the bound itself the first are
     the ones to keep. Groups may not be weighed by their members there: a later group may hold earlier rows than the
     second member of this one. `counts[q, d]` are the candidates at a distance, and for groups also their members.
     """
-    bound, below, size, members = state[q, 0], state[q, 1] + 1, state[q, 2] + 1, state[q, 3]
-    kept[q, size - 1] = distance << 32 | row
-    counts[q, distance, 0] += 1
+    zero, one = _u(0), _u(1)
+    bound, below, size, members = state[0, _u(q)], state[1, _u(q)] + 1, state[2, _u(q)] + 1, state[3, _u(q)]
+    kept[_u(q), _u(size - 1)] = distance << 32 | row
+    counts[_u(q), _u(distance), zero] += 1
     if len(starts):
-        weight = starts[row + 1] - starts[row]
-        counts[q, distance, 1] += weight
+        weight = starts[_u(row) + one] - starts[_u(row)]
+        counts[_u(q), _u(distance), one] += weight
         if distance < bound - 1:
             members += weight
         while members >= k:
             bound -= 1
-            below -= counts[q, bound, 0]
-            members -= counts[q, bound - 1, 1]
+            below -= counts[_u(q), _u(bound), zero]
+            members -= counts[_u(q), _u(bound - 1), one]
     while below >= k:
         bound -= 1
-        below -= counts[q, bound, 0]
+        below -= counts[_u(q), _u(bound), zero]
         if len(starts) and bound:
-            members -= counts[q, bound - 1, 1]
+            members -= counts[_u(q), _u(bound - 1), one]
     if size == kept.shape[1]:
         ties, full, size = k - below, size, 0
         for i in range(full):
@@ -283,7 +401,7 @@ def _offer(
                 ties -= at == bound
                 kept[q, size] = kept[q, i]
                 size += 1
-    state[q, 0], state[q, 1], state[q, 2], state[q, 3] = bound, below, size, members
+    state[0, _u(q)], state[1, _u(q)], state[2, _u(q)], state[3, _u(q)] = bound, below, size, members
 
 
 @_jit(no_cpython_wrapper=True)
@@ -292,19 +410,26 @@ def _order(
     ordered: NDArray[np.int64],
 ) -> int:  # fmt: skip
     """Order a buffer by (distance, row), a stable counting sort, into `ordered`; the number of answers."""
-    bound, below = state[q, 0], state[q, 1]
+    bound, below = state[0, q], state[1, q]
     ties = k - below if bound < first_bound else 0
+    if counts.shape[2] > 1 and bound > 0 and state[3, q] + counts[q, bound - 1, 1] >= k:
+        ties = 0  # the groups below the bound have enough members
+    size, reach = _u(0), bound + (ties > 0)
+    for i in range(state[2, q]):  # drop those beyond reach, without a branch: the processor could not guess them
+        candidate = kept[_u(q), _u(i)]
+        kept[_u(q), size] = candidate
+        size += _u(candidate >> 32 < reach)
     place = 0
     for d in range(bound):  # no candidate below the bound was ever dropped: the counts tell where each goes
         place += counts[q, d, 0]
         counts[q, d, 0] = place - counts[q, d, 0]
     last: int = below
-    for i in range(state[q, 2]):
+    for i in range(size):
         d = kept[q, i] >> 32
         if d < bound:
             place = counts[q, d, 0]
             counts[q, d, 0] += 1
-        elif d == bound and ties > 0:
+        elif ties > 0:
             ties -= 1
             place = last
             last += 1
@@ -319,13 +444,15 @@ def _finish(
     k: int, first_bound: int, state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.int64],
     distances: NDArray[np.int32], found: NDArray[np.int64], ordered: NDArray[np.int64],
 ) -> None:  # fmt: skip
-    """Each query's answers in their order; `state[:, 2]` becomes the number of answers."""
-    for q in range(len(state)):
+    """Each query's answers in their order; `state[2]` becomes the number of answers."""
+    for q in range(state.shape[1]):
         size = _order(k, first_bound, q, state, counts, kept, ordered)
         for i in range(size):
             distances[q, i] = ordered[i] >> 32
             found[q, i] = ordered[i] & 0xFFFFFFFF
-        state[q, 2] = size
+        for i in range(size, k):
+            distances[q, i] = found[q, i] = -1
+        state[2, q] = size
 
 
 @_jit()
@@ -335,9 +462,16 @@ def _finish_groups(
     members: NDArray[np.int32], room: NDArray[np.int32], edges: NDArray[np.int64],
 ) -> None:  # fmt: skip
     """`_finish` with members in place of groups. On its own: what compiles in a first search should be little."""
-    for q in range(len(state)):
+    for q in range(state.shape[1]):
+        later = q + 2  # whose members come into the cache meanwhile
+        for i in range(state[2, later] if later < state.shape[1] else 0):
+            if kept[later, i] >> 32 < state[0, later]:
+                _fetch(members, _span(starts, kept[later, i])[0])
         size = _order(k, first_bound, q, state, counts, kept, ordered)
-        state[q, 2] = _expand(ordered, size, starts, members, distances[q], found[q], room, edges)
+        size = _expand(ordered, size, starts, members, distances[q], found[q], room, edges)
+        for i in range(size, k):
+            distances[q, i] = found[q, i] = -1
+        state[2, q] = size
 
 
 @_jit(no_cpython_wrapper=True)
@@ -353,48 +487,71 @@ def _expand(
     k, done, i = len(found), 0, 0
     while i < size and done < k:
         distance, need, runs, filled, side = ordered[i] >> 32, k - done, 0, 0, 0
-        end = i
+        end = i + 1
         while end < size and ordered[end] >> 32 == distance:
             end += 1
-        if end == i + 1:  # a group alone at its distance: nothing to merge
-            start = starts[ordered[i] & 0xFFFFFFFF]
-            length = min(starts[(ordered[i] & 0xFFFFFFFF) + 1] - start, need)
-            for j in range(length):
-                distances[done + j] = distance
-                found[done + j] = members[start + j]
-            done, i = done + length, end
-            continue
-        share = -(-need // (end - i))
-        limit, sure = 0, 0  # enough rows are below the limit: the first few of every group
+        limit = 0x7FFFFFFF
+        if end > i + 1:
+            share = -(-need // (end - i))
+            reach, sure = 0, 0  # enough rows are below the limit: the first few of every group
+            for j in range(i, end):
+                start, stop = _span(starts, ordered[j])
+                length = min(stop - start, share)
+                reach, sure = max(reach, _at(members, start + length - 1) + 1), sure + length
+            if sure >= need:
+                limit = reach
         for j in range(i, end):
-            start = starts[ordered[j] & 0xFFFFFFFF]
-            length = min(starts[(ordered[j] & 0xFFFFFFFF) + 1] - start, share)
-            limit, sure = max(limit, members[start + length - 1] + 1), sure + length
-        if sure < need:
-            limit = 0x7FFFFFFF
-        for j in range(i, end):
-            group = ordered[j] & 0xFFFFFFFF
-            start = starts[group]
-            stop = min(starts[group + 1], start + need)
-            if members[start] >= limit:
+            start, stop = _span(starts, ordered[j])
+            stop = min(stop, start + need)
+            first = _at(members, start)
+            if first >= limit:
                 break  # so do all later groups at this distance
-            if runs == 0 or members[start] < room[side, filled - 1]:
+            if runs == 0 or first < room[side, filled - 1]:
                 edges[runs] = filled
                 runs += 1
-            while start < stop and members[start] < limit:
-                room[side, filled] = members[start]
-                filled += 1
-                start += 1
-            if filled >= 2 * need:
+            filled = _take_below(members, start, stop, limit, room, side, filled)
+            if filled >= max(2 * need, _SORTED):
                 filled, side = _merge_runs(room, side, edges, runs, filled, need)
                 runs, limit = 1, room[side, need - 1]
         i = end
         filled, side = _merge_runs(room, side, edges, runs, filled, need)
-        for j in range(filled):
-            distances[done + j] = distance
-            found[done + j] = room[side, j]
+        for j in range(_u(filled)):
+            distances[_u(done) + j] = distance
+            found[_u(done) + j] = room[_u(side), j]
         done += filled
     return done
+
+
+@_jit(no_cpython_wrapper=True, inline="always")
+def _at(numbers: NDArray[np.int32], place: int) -> int:
+    """`numbers[place]` of a place that is not negative."""
+    number: int = _i(numbers[_u(place)])
+    return number
+
+
+@_jit(no_cpython_wrapper=True, inline="always")
+def _span(starts: NDArray[np.int32], group: int) -> tuple[int, int]:
+    """Where the members of a group, the lower half of a word, begin and end."""
+    place = _u(group) & _u(0xFFFFFFFF)
+    return _i(starts[place]), _i(starts[place + _u(1)])
+
+
+@_jit(no_cpython_wrapper=True, inline="always")
+def _take_below(
+    members: NDArray[np.int32], start: int, stop: int, limit: int, room: NDArray[np.int32], side: int, filled: int
+) -> int:
+    """Copy ascending members below a limit into one side of `room`; how much of it is filled then."""
+    while start < stop and start + 8 <= len(members):
+        taken = _copy_8(members, start, stop, limit, room, side * room.shape[1] + filled)
+        filled += taken
+        start += 8
+        if taken < 8:
+            return filled
+    while start < stop and members[start] < limit:
+        room[side, filled] = members[start]
+        filled += 1
+        start += 1
+    return filled
 
 
 @_jit(no_cpython_wrapper=True)
@@ -402,32 +559,44 @@ def _merge_runs(
     room: NDArray[np.int32], side: int, edges: NDArray[np.int64], runs: int, filled: int, need: int
 ) -> tuple[int, int]:
     """Merge ascending runs, which begin at `edges` of one side of `room`, into one of the `need` smallest."""
+    length = 64 if filled <= 64 else _SORTED
+    pieces = -(-filled // length)
+    if 2 * pieces <= runs:  # many short runs: a few longer ones are made faster than those are merged
+        runs = pieces
+        for i in range(_u(runs * length - filled)):
+            room[_u(side), _u(filled) + i] = 0x7FFFFFFF
+        for run in range(runs):
+            edges[run] = run * length
+            place = side * room.shape[1] + run * length
+            if length == 64:
+                _sort_some(room, place, (0,) * 8)
+            else:
+                _sort_some(room, place, (0,) * 16)
     edges[runs] = filled
     while runs > 1:
         source, target = room[side], room[1 - side]
-        end, merged = 0, 0
+        end, merged = _u(0), 0
         for run in range(0, runs, 2):
-            i, last = edges[run], edges[run + 1]
-            j, stop = last, edges[min(run + 2, runs)]
-            edges[merged] = end
-            most = end + min(need, stop - i)
+            i, last = _u(edges[run]), _u(edges[run + 1])
+            j, stop = last, _u(edges[min(run + 2, runs)])
+            most = end + min(_u(need), stop - i)
             while i < last and j < stop and end < most:
                 first, second = source[i], source[j]
                 target[end] = min(first, second)
-                i += first < second
-                j += second < first
-                end += 1
+                i += _u(first < second)
+                j += _u(second < first)
+                end += _u(1)
             while i < last and end < most:
                 target[end] = source[i]
-                i += 1
-                end += 1
+                i += _u(1)
+                end += _u(1)
             while j < stop and end < most:
                 target[end] = source[j]
-                j += 1
-                end += 1
+                j += _u(1)
+                end += _u(1)
+            edges[merged + 1] = end
             merged += 1
-        edges[merged] = end
-        runs, side, filled = merged, 1 - side, end
+        runs, side, filled = merged, 1 - side, _i(end)
     return min(filled, need), side
 
 
@@ -435,7 +604,9 @@ def _merge_runs(
 def _distance(codes: Words, row: int, queries: Words, q: int, n_words: int) -> int:
     total = 0
     for word in range(n_words):
-        total += _popcount(codes[((row >> 4) * n_words + word) * STRIP + (row & 15)] ^ queries[q * n_words + word])
+        at, words = _u(row), _u(n_words)
+        place = ((at >> _u(4)) * words + _u(word)) * _u(STRIP) + (at & _u(15))
+        total += _popcount(codes[place] ^ queries[_u(q) * words + _u(word)])
     return total
 
 
@@ -448,15 +619,15 @@ def _scan_direct(
     n_words = len(tag)
     length = 16 * BLOCK // min(n_words, 16)  # 32 kB
     for begin in range(first, last, length):
-        for q in range(len(state)):
-            bound = state[q, 0]
+        for q in range(state.shape[1]):
+            bound = state[0, q]
             for start in range(begin, min(begin + length, last), STRIP):
                 if _any_closer(codes, start * n_words, queries, q * n_words, bound, tag):
                     for row in range(start, min(start + STRIP, last)):
                         distance = _distance(codes, row, queries, q, n_words)
                         if distance < bound and (len(allow) == 0 or allow[row]):
                             _offer(row, distance, k, starts, q, state, counts, kept)
-                            bound = state[q, 0]
+                            bound = state[0, q]
 
 
 @_jit()
@@ -470,7 +641,7 @@ def _sample(
     wanted = min(max(n_strips // 256, 4 * k // (STRIP * max(1, weight))), n_strips // 16, 256)
     if wanted * STRIP * weight < k:
         return
-    for q in range(len(state)):
+    for q in range(state.shape[1]):
         for i in range(wanted):
             start = first + i * n_strips // wanted * STRIP
             for row in range(start, start + STRIP):
@@ -481,20 +652,22 @@ def _sample(
         for d in range(counts.shape[1]):
             total += counts[q, d, 0]
             counts[q, d, 0] = 0
-            if total >= k and d + 1 < state[q, 0]:
-                state[q, 0] = d + 1
+            if total >= k and d + 1 < state[0, q]:
+                state[0, q] = d + 1
 
 
 @_jit()
 def _set_picks(queries: Words, n_words: int, picks: NDArray[np.uint16]) -> None:
-    """Per query and group of bit positions, where in the group's table its pattern stands, in words."""
+    """Per query and group of bit positions, its pattern: the entry of the group's table."""
     for q in range(len(picks)):
-        for group in range(picks.shape[1]):
-            word, shift = _GROUP * group >> 6, _GROUP * group & 63
-            pattern = queries[q * n_words + word] >> np.uint64(shift)
-            if shift > 64 - _GROUP and word + 1 < n_words:
-                pattern |= queries[q * n_words + word + 1] << np.uint64(64 - shift)
-            picks[q, group] = 8 * (pattern & np.uint64((1 << _GROUP) - 1))
+        for word in range(n_words):
+            low = queries[q * n_words + word]
+            high = queries[q * n_words + word + 1] if word + 1 < n_words else _u(0)
+            begin, end = -(-64 * word // _GROUP), -(-64 * (word + 1) // _GROUP)
+            for group in range(end - begin):
+                shift = _u(_GROUP * (begin + group) - 64 * word)
+                pattern = (low >> shift | high << _u(1) << (_u(63) - shift)) & _u(7)
+                picks[_u(q), _u(begin + group)] = pattern << _u(3)
 
 
 @_jit(no_cpython_wrapper=True)
@@ -511,11 +684,11 @@ def _set_valid(block: int, last: int, allow: NDArray[np.bool_], valid: Words) ->
     """The mask of the block's rows that exist and are allowed."""
     everything = (block + 1) * BLOCK <= last and len(allow) == 0
     for lane in range(4):
-        valid[lane] = ~np.uint64(0) if everything else np.uint64(0)
+        valid[lane] = ~_u(0) if everything else _u(0)
     if not everything:
         for row in range(block * BLOCK, min((block + 1) * BLOCK, last)):
             if len(allow) == 0 or allow[row]:
-                valid[row & 3] |= np.uint64(1) << np.uint64((row & 255) >> 2)
+                valid[row & 3] |= _u(1) << _u((row & 255) >> 2)
 
 
 @_jit()
@@ -523,38 +696,80 @@ def _set_bounds(bounds: Words) -> None:
     """Row b: the planes of the number b, every plane all ones or all zeros."""
     for bound in range(len(bounds)):
         for bit in range(bounds.shape[1]):
-            bounds[bound, bit] = ~np.uint64(0) if bound >> bit & 1 else np.uint64(0)
+            bounds[bound, bit] = ~_u(0) if bound >> bit & 1 else _u(0)
+
+
+@_jit(no_cpython_wrapper=True)
+def _sample_groups(
+    codes: Words, first: int, last: int, tag: tuple[int, ...], k: int, starts: NDArray[np.int32],
+    state: NDArray[np.int64], picks: NDArray[np.uint16], planes: Words, tables: Words,
+) -> None:  # fmt: skip
+    """`_sample` of whole blocks of groups, in their bit planes: a quarter of the time."""
+    n_words, n_blocks = len(tag), (last - first) // BLOCK
+    sampled = min((last - first) * k // (4 * (starts[last] - starts[first])) + 1, n_blocks // 16, 16)
+    sizes = np.zeros(k + 1, np.int64)
+    for i in range(sampled):
+        begin = first + i * n_blocks // sampled * BLOCK
+        for group in range(begin, begin + BLOCK):
+            sizes[min(k, starts[group + 1] - starts[group])] += 1
+    rows, fewest, size = 0, 0, 0  # any so many of these groups hold k rows
+    while rows < k and size < k:
+        size += 1
+        taken = min(sizes[size], -(-(k - rows) // size))
+        rows, fewest = rows + taken * size, fewest + taken
+    if rows < k:
+        return
+    reached = state[3]  # a counter that is still zero, and is again
+    for i in range(sampled):
+        _slice_block(codes, first // BLOCK + i * n_blocks // sampled, n_words, planes, tables)
+        for q in range(len(reached)):
+            distance = _sliced_rank(tables, picks, q * picks.shape[1], -(-fewest // sampled), tag)
+            reached[q] = max(reached[q], distance)
+    for q in range(len(reached)):
+        state[0, q] = min(state[0, q], reached[q] + 1)
+        reached[q] = 0
 
 
 @_jit()
 def _scan_sliced(
     codes: Words, first: int, last: int, queries: Words, tag: tuple[int, ...], k: int, allow: NDArray[np.bool_],
     starts: NDArray[np.int32], state: NDArray[np.int64], counts: NDArray[np.int32], kept: NDArray[np.int64],
-    picks: NDArray[np.uint16], planes: Words, tables: Words, bounds: Words, masks: Words,
+    bounds: Words,
 ) -> None:  # fmt: skip
     """Bit-sliced: tables of a block of 256 codes are built once and shared by all queries; only hits are measured."""
-    n_words = len(tag)
-    valid, closer = masks[0], masks[1]
+    n_words, one = len(tag), _u(1)
+    n_groups, n_queries = -(-64 * n_words // _GROUP), state.shape[1]
+    picks, asking = np.empty((n_queries, n_groups), np.uint16), np.empty(n_queries + 1, np.uint64)
+    planes, tables = np.zeros(4 * _GROUP * n_groups, np.uint64), np.empty(n_groups * _ENTRIES, np.uint64)
+    valid, closer = np.empty(4, np.uint64), np.empty((n_queries + 1, 4), np.uint64)
+    _set_picks(queries, n_words, picks)
+    if len(starts) and len(allow) == 0:
+        _sample_groups(codes, first, last, tag, k, starts, state, picks, planes, tables)
+    else:
+        _sample(codes, first, last, queries, tag, k, allow, starts, state, counts)
     for block in range(first // BLOCK, -(-last // BLOCK)):
         _set_valid(block, last, allow, valid)
         _slice_block(codes, block, n_words, planes, tables)
-        for q in range(len(state)):
-            limit = state[q, 0] * bounds.shape[1]
-            if not _sliced_closer(tables, picks, q * picks.shape[1], bounds, limit, valid, closer, tag):
-                continue
-            columns = closer[0] | closer[1] | closer[2] | closer[3]
+        n_hits = 0
+        for q in range(state.shape[1]):  # no branch on a hit: each would be a wrong guess, in the midst of the scan
+            limit = state[0, q] * bounds.shape[1]
+            asking[n_hits] = q
+            n_hits += _sliced_closer(tables, picks, q * picks.shape[1], bounds, limit, valid, closer, 4 * n_hits, tag)
+        for hit in range(n_hits):
+            q, words = asking[hit], closer[hit]
+            lanes = words[0], words[1], words[2], words[3]
+            columns = lanes[0] | lanes[1] | lanes[2] | lanes[3]
             while columns:
-                column = np.uint64(_lowest_bit(columns))
-                columns &= columns - np.uint64(1)
-                in_column = closer[3] >> column & np.uint64(1)
-                for lane in (2, 1, 0):
-                    in_column = in_column << np.uint64(1) | (closer[lane] >> column & np.uint64(1))
+                column = _u(_lowest_bit(columns))
+                columns &= columns - one
+                in_column = lanes[0] >> column & one | (lanes[1] >> column & one) << one
+                in_column |= (lanes[2] >> column & one) << _u(2) | (lanes[3] >> column & one) << _u(3)
                 while in_column:  # one branch a candidate: asking each lane cost three guesses that often go wrong
-                    row = block * BLOCK + 4 * np.int64(column) + _lowest_bit(in_column)
-                    in_column &= in_column - np.uint64(1)
+                    row = _u(block * BLOCK) + (column << _u(2)) + _u(_lowest_bit(in_column))
+                    in_column &= in_column - one
                     distance = _distance(codes, row, queries, q, n_words)
-                    if distance < state[q, 0]:
-                        _offer(row, distance, k, starts, q, state, counts, kept)
+                    if distance < state[_u(0), q]:
+                        _offer(_i(row), distance, k, starts, q, state, counts, kept)
 
 
 def nearest(
@@ -582,31 +797,27 @@ def nearest(
     if not COMPILED:
         return _nearest_numpy(strips, first, last, queries, k, bound, allow)
     n_queries, n_words = queries.shape
-    state = np.zeros((n_queries, 4), np.int64)
-    state[:, 0] = bound
+    state = np.zeros((4, n_queries), np.int64)
+    state[0] = bound
     counts = np.zeros((n_queries, 64 * n_words + 1, 2 if len(starts) else 1), np.int32)
-    lines = max(4 * k, 1024) // 8 | 1  # odd: rows a power of two apart would share one set of the cache
+    lines = max(4 * k, 256 if len(starts) else 1024) // 8 | 1  # odd: or rows that share a set of the cache
     kept = np.empty((n_queries, min(8 * lines, last - first + 1)), np.int64)
     codes, asked, tag = strips.reshape(-1), np.ascontiguousarray(queries).reshape(-1), (0,) * n_words
-    if sliced or last - first >= _SAMPLED:
-        _sample(codes, first, last, asked, tag, k, allow, starts, state, counts)
-    given = (codes, first, last, asked, tag, k, allow, starts, state, counts, kept)
+    given = (codes, first, last, asked, tag, k, allow, starts, state, counts)
     if sliced:
-        n_groups = -(-64 * n_words // _GROUP)
-        picks = np.empty((n_queries, n_groups), np.uint16)
-        _set_picks(asked, n_words, picks)
-        planes, tables = np.zeros(4 * _GROUP * n_groups, np.uint64), _aligned(n_groups * _ENTRIES)
-        _scan_sliced(*given, picks, planes, tables, _bounds(n_words), np.empty((2, 4), np.uint64))
+        _scan_sliced(*given, kept, _bounds(n_words))
     else:
-        _scan_direct(*given)
-    distances, found = np.full((n_queries, k), -1, np.int32), np.full((n_queries, k), -1, np.int64)
+        if last - first >= _SAMPLED:
+            _sample(*given)
+        _scan_direct(*given, kept)
+    distances, found = np.empty((n_queries, k), np.int32), np.empty((n_queries, k), np.int64)
     ordered = np.empty(k, np.int64)
     if len(starts):
-        room, edges = np.empty((2, 3 * k), np.int32), np.empty(3 * k + 2, np.int64)
+        room, edges = np.empty((2, 3 * k + _SORTED + 8), np.int32), np.empty(3 * k + 2, np.int64)
         _finish_groups(k, bound, state, counts, kept, distances, found, ordered, starts, members, room, edges)
     else:
         _finish(k, bound, state, counts, kept, distances, found, ordered)
-    return distances, found, state[:, 2].copy()
+    return distances, found, state[2].copy()
 
 
 @lru_cache
@@ -634,15 +845,10 @@ def _nearest_numpy(
 def new_strips(n_rows: int, n_words: int) -> Words:
     """Zeroed room for codes, beginning on a cache line: (n_strips, n_words, 16) uint64, whole blocks of 16 strips."""
     n_blocks = -(-n_rows // BLOCK)
-    return _aligned(n_blocks * BLOCK * n_words).reshape(n_blocks * (BLOCK // STRIP), n_words, STRIP)
-
-
-def _aligned(size: int) -> Words:
-    """Zeros that begin on a cache line: a vector that straddles two takes twice as long to load."""
-    raw = np.empty(size + 8, np.uint64)
+    raw = np.empty(n_blocks * BLOCK * n_words + 8, np.uint64)
     raw.fill(0)  # not np.zeros: numpy asks for huge pages only for memory that it does not zero
-    start = -(raw.ctypes.data // 8) % 8
-    return raw[start : start + size]
+    start = -(raw.ctypes.data // 8) % 8  # a vector that straddles two lines takes twice as long to load
+    return raw[start : start + n_blocks * BLOCK * n_words].reshape(n_blocks * (BLOCK // STRIP), n_words, STRIP)
 
 
 def put_rows(strips: Words, start: int, words: Words) -> None:
