@@ -8,7 +8,8 @@ in n ("n" in `bitfuse methods`); a method that trains in epochs is timed there o
 of the smallest size, because validation ends full runs after different numbers of epochs. Bars: 5,000 rows in at most
 60 s and 2 GB (180 s where a method loads torch); from the smallest to the largest size processor time grows at most 1.5
 times as fast as n (rounds vary). With --out the figures are written after each method, those of other methods in that
-file are kept, and a plot (.png) goes beside them. The exit code is the number of methods run that miss a bar.
+file are kept, and a plot (.png) of the methods with several sizes goes beside them. The exit code is the number of
+methods run that miss a bar.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def peak() -> float:
 def measure(name: str, n: int, threads: int, once: bool = False) -> dict[str, Any]:
     """`train` in a fresh process with this many threads."""
     limits = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+    limits["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that spins while it waits would count as work on a busy machine
     command = [sys.executable, __file__, "--one", name, str(n), *(["--once"] if once else [])]
     try:
         done = subprocess.run(
@@ -132,16 +134,27 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5))
+    figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.8))
+    colours, marks = plt.get_cmap("tab20").colors, "os^"
+    sizes = sorted({r["n"] for r in rows})
+    drawn = 0
     for name in sorted({r["method"] for r in rows}):
         every = [r for r in rows if r["method"] == name and "failed" not in r]
         of = [r for r in every if r.get("one epoch")] or every
-        label = f"{name}, one epoch" if of and of[0].get("one epoch") else name
-        for axis, unit in zip(axes, ("seconds", "GB")):
-            axis.plot([r["n"] for r in of], [r[unit] for r in of], "o-", label=label)
-    for axis, title in zip(axes, ("seconds to train", "peak of resident memory, GB")):
+        if len(of) < 2:
+            continue
+        label = f"{name}, one epoch" if of[0].get("one epoch") else name
+        style = {"marker": marks[drawn % len(marks)], "color": colours[drawn % len(colours)], "markersize": 4}
+        for axis, unit in zip(axes, ("cpu seconds", "GB")):
+            axis.plot([r["n"] for r in of], [r[unit] for r in of], label=label, **style)
+        drawn += 1
+    for axis, title, at in zip(axes, ("processor seconds to train", "peak of resident memory, GB"), (0.5, 0.1)):
+        axis.plot(sizes, [at * n / sizes[0] for n in sizes], "k--", linewidth=1, label="in proportion to n")
         axis.set(xscale="log", yscale="log", xlabel="training rows", title=title)
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
+    axes[1].set_yticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
     axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -160,6 +160,9 @@ def test_methods_lists_every_name(capsys):
     code, out, _ = run(capsys, "methods")
     assert code == 0
     assert all(name in out for name in bf.hashers())
+    headings = ("name", "year", "supervised", "online", "missing", "views", "spaces", "cost", "at scale")
+    assert all(heading in out for heading in headings)  # none is squeezed out of 80 columns
+    assert "fused, image," in out
     code, out, _ = run(capsys, "methods", "--json")
     assert [row["name"] for row in json.loads(out)] == bf.hashers()
 

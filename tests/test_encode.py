@@ -418,3 +418,21 @@ def test_a_model_of_arrays_wants_a_backbone(tmp_path, model):
         encode([source], tmp_path / "m", tmp_path / "codes")
     assert encode([source], tmp_path / "m", tmp_path / "codes", backbone="fake").coded == 5
     assert shards_module.SHARD_ROWS == 8192
+
+
+def test_views_that_rows_lack_are_null_in_shards_and_exports(tmp_path, model):
+    source = write_table(tmp_path / "items", 12)
+    lines = source.read_text().splitlines()
+    at = lines[0].split(",").index("text")
+    cells = [line.split(",") for line in lines]
+    for row in (1, 4):
+        cells[row][at] = ""
+    source.write_text("\n".join(map(",".join, cells)) + "\n")
+    encode([source], model, tmp_path / "codes", shard_rows=8, views=True)
+    first = pq.read_table(tmp_path / "codes" / "shard-000000.parquet")
+    assert [row is None for row in first["view_text"].to_pylist()] == [i in (0, 3) for i in range(8)]
+    assert first["view_image"].null_count == 0
+    with Collection.create(tmp_path / "shop", model=tmp_path / "codes" / "model") as shop:
+        shop.add(Shards(tmp_path / "codes").items())
+        shop.export(tmp_path / "shop.parquet", views=True)
+    assert pq.read_table(tmp_path / "shop.parquet")["view_text"].null_count == 2

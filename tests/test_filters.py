@@ -11,14 +11,26 @@ from tests.oracles.filters import holds
 import bitfuse as bf
 from bitfuse.errors import InputError, UnknownName
 from bitfuse.search.columns import Column, coerce, infer_types
-from bitfuse.search.filters import MAX_DEPTH, MAX_PREDICATES, And, Compare, Filter, In, IsNull, Not, Or, parse
+from bitfuse.search.filters import (
+    MAX_DEPTH,
+    MAX_PREDICATES,
+    OPERATORS,
+    And,
+    Compare,
+    Filter,
+    In,
+    IsNull,
+    Not,
+    Or,
+    parse,
+)
 
 WORDS = ["hat", "shoe", "it's", 'a "b"', "Größe", "", "zz"]
 BIG = 2**53
 ITEMS = [
     {
         "n": [None, 0, 1, -5, 7, BIG, BIG + 1, 2**63 - 1, -(2**63)][i % 9],
-        "x": [None, 0.0, -0.5, 1.0, 2.25, 1e300, -1e-300, 7.0][i % 8],
+        "x": [None, 0.0, -0.5, 1.0, 2.25, 1e300, -1e-300, 7.0, float(BIG), float(2**63)][i % 10],
         "s": [None, *WORDS][i % 8],
         "b": [None, True, False][i % 3],
         "m": [None, 3, "hat", True, 2.5, "3", False][i % 7],
@@ -221,6 +233,13 @@ def test_integers_beyond_double_precision_compare_exactly():
     assert column.mask(Compare("n", ">", float(BIG))).tolist() == [False, True, False, False]
     assert column.mask(Compare("n", "<", 1e300)).tolist() == [True, True, False, False]
     assert column.mask(IsNull("n")).tolist() == [False, False, True, True]
+
+
+def test_floats_compare_exactly_with_integers_that_no_float_equals(shop):
+    for number in (BIG - 1, BIG, BIG + 1, BIG + 3, 2**63 - 1, -(2**63)):
+        for where in [*(f"x {op} {number}" for op in OPERATORS), f"x in ({number}, 7)"]:
+            expected = sum(holds(parse(where), item) for item in ITEMS)
+            assert shop.count(where) == shop.count(f"u_{where}") == expected, where
 
 
 def test_coerce_and_infer():

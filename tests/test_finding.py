@@ -265,6 +265,21 @@ def test_a_tier_of_another_model_or_a_damaged_one_is_refused(clustered):
     assert "anew" in shop.stats()["approximate"]["outdated"]
 
 
+def test_every_byte_of_a_tier_is_checked(clustered):
+    shop, rows = clustered
+    shop.build_approximate(lists=10, probes=10)
+    assert shop.verify() == []
+    path = shop._session.directory / approximate.FILE
+    data = path.read_bytes()
+    header = 16 + int.from_bytes(data[8:16], "little")
+    flips = [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in (*range(0, header, 7), header, len(data) - 1)]
+    for damaged in [*flips, b"", data[:9], data[:50], data[:-1], data + b"x"]:
+        path.write_bytes(damaged)
+        with pytest.raises((DamagedFile, InputError), match="anew"):
+            shop.search(views={"image": rows[0]}, approximate=True)
+    assert ["anew" in problem for problem in shop.verify()] == [True]
+
+
 def test_an_empty_collection_has_nothing_to_part(tmp_path):
     with bf.Collection.create(tmp_path / "s", model=MODEL) as shop, pytest.raises(InputError, match="empty"):
         shop.build_approximate()

@@ -1,10 +1,13 @@
-"""The floors: LSH, PCARR, ITQ in both modes, OneHot. What every method has in common is in test_checks.py."""
+"""The floors (LSH, PCARR, ITQ in both modes, OneHot) and published presets. What all share is in test_checks.py."""
+
+import warnings
 
 import numpy as np
 import pytest
 
 import bitfuse as bf
-from bitfuse.errors import InputError, UnknownName
+from bitfuse.errors import BitfuseWarning, InputError, UnknownName
+from bitfuse.hashers import hasher_class
 from bitfuse.hashers._axes import principal_axes
 from bitfuse.hashers.itq import ITQ
 from bitfuse.hashers.lsh import LSH
@@ -161,3 +164,22 @@ def test_the_public_name_of_the_list_of_methods_outlives_the_import_of_the_packa
     bf.hasher("lsh")
     assert bf.hashers() == sorted(bf.hashers())
     assert {"clipmh", "itq", "lsh", "onehot", "pcarr"} <= set(bf.hashers())
+
+
+SMALLER = {"ucch": {"hidden": 64}}  # 8192 units a layer take seconds to make
+"""What differs from the published preset below, besides the number of epochs."""
+
+
+@pytest.mark.parametrize("name", [name for name in bf.hashers() if "published" in hasher_class(name).presets])
+def test_published_constants_fit_and_encode_raw_features(name):
+    raw = {v: 5 * np.abs(x[:80]).astype(np.float32) for v, x in VIEWS.items()}
+    kind = hasher_class(name)
+    fewer = SMALLER.get(name, {}) | ({"epochs": 2} if "epochs" in kind.__dataclass_fields__ else {})
+    model = bf.hasher(name, preset="published", n_bits=8, **fewer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BitfuseWarning)  # constants for thousands of rows meet 80
+        model.fit(raw, LABELS[:80] if kind.supervised else None)
+    for space in model.spaces:
+        values = model.project(raw if space == "fused" else {space: raw[space]}, space)
+        assert values.shape == (80, 8)
+        assert np.isfinite(values).all()

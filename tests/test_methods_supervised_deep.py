@@ -8,9 +8,9 @@ import torch
 
 import bitfuse as bf
 from bitfuse.errors import BitfuseWarning, InputError, MissingView
-from bitfuse.hashers import _losses
+from bitfuse.hashers import _losses, dcmh
 from bitfuse.hashers._anchored import AnchoredGraphs, edges
-from bitfuse.hashers._tokens import BitTokens, ByGroup, sinusoids
+from bitfuse.hashers._tokens import BitTokens, ByGroup, Prototypes, sinusoids
 from bitfuse.hashers.dmmvh import DMMVH
 
 RNG = np.random.default_rng(0)
@@ -113,6 +113,24 @@ def test_fgcmh_is_its_equations():
     assert not np.allclose(mu[0], mu[1])
 
 
+def test_the_loss_of_fgcmh_is_its_equation():
+    model = bf.hasher("fgcmh", n_bits=5, anchors=6, hidden=4, lam_1=0.7, lam_2=0.3, lam_3=0.2)
+    torch.manual_seed(0)
+    network = model._network({"image": 3, "text": 2}, 7, 3).eval()
+    network.anchors.copy_(torch.randn(6, 5))
+    x, y = torch.randn(7, 5), torch.tensor(RNG.random((7, 3)) < 0.5).float()
+    views, fused = network.features(x, torch.ones(7, 2))
+    value = model._loss(network, x, torch.ones(7, 2), y).item()
+    guesses = [*(head(part) for head, part in zip(network.view_labels, views)), network.semantic(fused)]
+    p, labels = [sigmoid(g.detach().numpy().astype(np.float64)) for g in guesses], y.numpy()
+    wrong = [-(labels * np.log(q) + (1 - labels) * np.log(1 - q)).mean() for q in p]
+    h = torch.tanh(network.hash(fused)).detach()
+    related = float(_losses.inner_product(h, y @ y.T))
+    quantised = ((np.abs(h.numpy()) - 1) ** 2).mean()
+    expected = wrong[0] + wrong[1] + 0.7 * related + 0.3 * wrong[2] + 0.2 * quantised
+    assert value == pytest.approx(expected, rel=1e-4)
+
+
 def test_codes_of_fgcmh_do_not_depend_on_the_other_queries():
     model = quick("fgcmh", epochs=5)
     among = model.project(VIEWS)
@@ -191,6 +209,30 @@ def test_the_targets_of_bsth_are_codes_of_labels_that_use_every_bit():
     assert np.abs(np.abs(P) - 1).mean() < 0.4  # near to their signs
 
 
+def test_equal_rows_of_labels_weigh_in_the_targets_of_bsth_as_in_its_equation():
+    model = bf.hasher("bsth", n_bits=5, gamma_1=2.0, gamma_2=0.3, gamma_3=0.7, gamma_4=0.9)
+    torch.manual_seed(0)
+    prototypes = Prototypes(3, 5, 0.0)
+    y = torch.tensor(np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 0, 1], [0, 1, 0]], np.float32))
+    meet = y.T @ y / 6
+    meet.fill_diagonal_(1)
+    P = prototypes()
+    h = y @ P  # every row on its own
+    by_row = (
+        2 * ((torch.sigmoid(prototypes.classifier(h)) - y) ** 2).mean()
+        + 0.3 * ((h - torch.where(h > 0, 1.0, -1.0)) ** 2).mean()
+        + 0.7 * ((_losses.cosines(P) - meet) ** 2).mean()
+        + 0.9 * (h.mean(dim=0) ** 2).mean()
+    )
+    distinct, counts = y.unique(dim=0, return_counts=True)
+    assert len(distinct) == 3
+    by_set = model._label_loss(prototypes, distinct, counts / 6, meet)
+    assert by_set.item() == pytest.approx(by_row.item(), rel=1e-6)
+    weights = list(prototypes.parameters())
+    for slope, expected in zip(torch.autograd.grad(by_set, weights), torch.autograd.grad(by_row, weights)):
+        assert torch.allclose(slope, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_loss_of_bsth_is_its_equation():
     model = bf.hasher("bsth", n_bits=5, concept=6, hidden=4, layers=1, dropout=0.0, beta_1=2.0, beta_2=0.3, beta_3=0.7)
     torch.manual_seed(0)
@@ -240,6 +282,23 @@ def test_dcmh_finds_texts_by_images_and_images_by_texts():
     image, text = (model.encode({name: VIEWS[name]}, name) for name in VIEWS)
     for query, gallery in ((image, text), (text, image)):
         assert bf.score(query, gallery, LABELS, LABELS).map > 0.9
+
+
+def test_the_likelihood_of_dcmh_is_its_definition():
+    f, G, S = RNG.normal(size=(4, 3)), RNG.normal(size=(5, 3)), (RNG.random((4, 5)) < 0.3).astype(float)
+    cost = np.array([[np.log1p(np.exp(a @ b / 2)) - s * (a @ b) / 2 for b, s in zip(G, row)] for a, row in zip(f, S)])
+    plain, balanced = (float(dcmh.likelihood(*map(torch.tensor, (f, G, S)), balanced=b)) for b in (False, True))
+    assert plain == pytest.approx(cost.mean())
+    assert balanced == pytest.approx((cost[S == 1].mean() + cost[S == 0].mean()) / 2)
+
+
+def test_the_codes_of_dcmh_are_the_nearest_to_both_networks_of_all_codes():
+    f, g = torch.randn(6, 4), torch.randn(6, 4)
+    best = dcmh.nearest_codes(f, g)
+    for bits in np.ndindex(2, 2, 2, 2):
+        other = 2 * torch.tensor(bits).float() - 1
+        apart, least = (((b - f) ** 2 + (b - g) ** 2).sum(dim=1) for b in (other, best))
+        assert (least <= apart + 1e-5).all()
 
 
 def test_dcmh_balances_its_bits():

@@ -175,6 +175,16 @@ def test_parameters_that_mean_nothing_are_refused(parameters, message):
         fitted(**parameters)
 
 
+def test_views_of_unlike_widths_are_fused_as_tokens_or_not_at_all():
+    unlike = {"image": VIEWS["image"], "text": VIEWS["text"][:, :7]}
+    small = {"n_bits": 8, "epochs": 1, "hidden": 16}
+    for fusion in ("tokens", "none"):
+        codes = UCMFH(fusion=fusion, **small).fit(unlike).encode({"text": unlike["text"]}, "text")
+        assert len(codes) == len(unlike["text"])
+    with pytest.raises(InputError, match="fusion='tokens'"):
+        UCMFH(fusion="joint", **small).fit(unlike)
+
+
 def test_the_guide_is_the_view_whose_neighbours_have_something_in_common():
     noise = np.random.default_rng(1).standard_normal((len(VIEWS["image"]), 24)).astype(np.float32)
     for first, second in (("image", "noise"), ("noise", "image")):

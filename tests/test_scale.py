@@ -57,7 +57,8 @@ def write(folder, rows=None, *, files=3, labels=True, **columns):
             table["kind"] = [f"k{KIND[i]}" for i in part]
         for name, x in VIEWS.items():
             lists = [None if name == "text" and i % 9 == 0 and columns.get("gaps") else x[i] for i in part]
-            table[f"view_{name}"] = pa.array(lists, pa.list_(pa.float16(), x.shape[1]))
+            length = -1 if columns.get("gaps") else x.shape[1]  # older versions of Arrow write no nulls of a fixed one
+            table[f"view_{name}"] = pa.array(lists, pa.list_(pa.float16(), length))
         pq.write_table(pa.table(table), folder / f"shard-{number:06d}.parquet", row_group_size=50)
     return folder
 

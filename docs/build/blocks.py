@@ -40,7 +40,7 @@ def run(text: str, folder: Path) -> list[str]:
     script = folder / "page.py"
     script.write_text("\n".join(lines))
     paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": paths, "COLUMNS": "110"}
+    environment = os.environ | {"PATH": paths, "COLUMNS": "86"}
     done = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-4000:])

@@ -91,8 +91,8 @@ def gate() -> Figure:
         right.annotate(f"{share:.2f}", (share, text), xytext=(4, 0), textcoords="offset points", va="center")
     left.set(xlabel="what the whole row says: (WX + b)ᵢ", ylabel="share that passes", ylim=(0, 1.05))
     left.set_title("the gate of column i", fontsize=10)
-    right.axvline(0.6, color=INK, ls=":", lw=1)
-    right.annotate("a fixed weight", (0.6, 2.4), xytext=(4, 0), textcoords="offset points", color=INK, fontsize=9)
+    right.axvline(0.75, color=INK, ls=":", lw=1)
+    right.annotate("a fixed weight", (0.75, 2.4), xytext=(4, 0), textcoords="offset points", color=INK, fontsize=9)
     right.set(xlim=(0, 1.15), ylim=(-0.5, 2.7), xlabel="share of the text's column i that passes")
     right.set_title("an example: item by item", fontsize=10)
     for axis in (left, right):

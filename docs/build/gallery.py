@@ -1,4 +1,4 @@
-"""The pages of the gallery, executed: what each block printed stands under it, and its pictures are those it drew."""
+"""Executed pages: what each block printed stands under it, and its pictures are those it drew."""
 
 import re
 import tempfile
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from docs.build.blocks import blocks, run
 
-PAGES = Path(__file__).parents[1] / "gallery"
+DOCS = Path(__file__).parents[1]
+PAGES = [*sorted((DOCS / "gallery").glob("*.md")), DOCS / "judging" / "published.md"]
 
 
 def executed(page: Path) -> tuple[str, dict[str, bytes]]:
@@ -16,7 +17,7 @@ def executed(page: Path) -> tuple[str, dict[str, bytes]]:
     Raises:
         RuntimeError: a block failed.
     """
-    text = page.read_text()
+    text = re.sub(r"\A---\n.*?\n---\n+", "", page.read_text(), flags=re.S)  # mkdocs has read that by then
     with tempfile.TemporaryDirectory() as folder:
         outputs = run(text, Path(folder))
         pictures = {name: (Path(folder) / name).read_bytes() for name in re.findall(r"!\[[^]]*\]\(([^/)]+)\)", text)}

@@ -11,14 +11,21 @@ from typing import Any
 
 from bitfuse.hashers import hasher_class, hashers, method_table
 
-SCORES = Path(__file__).parents[2] / "benchmarks" / "results" / "method_scores.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+SCORES, CLOTHES = RESULTS / "method_scores.json", RESULTS / "methods_hm.json"
 SECTIONS = "Parameters|Attributes|Examples|References|Args|Returns|Raises|Warns"
 LEGEND = """
 *missing*: whether rows may lack a view at query time, or in training too. *spaces*: `fused` codes an item by all its
 views; `image` and `text` code one view each, for search from one to the other. *cost*: of training, in the number n of
-training rows. *mAP*: {data}, {n_bits} bits, under [`strict`](../judging/protocols.md), mean of the seeds, in the first
+training rows. *at scale*: what a method learns from where features do not fit in memory
+([training at scale](../running/training.md#what-each-method-does)).
+
+*shapes*: mAP on {data}, {n_bits} bits, under [`strict`](../judging/protocols.md), mean of three seeds, in the first
 mode that the method answers (both views, else image to text): `python benchmarks/method_scores.py`. Random codes have
-{random:.3f}, the float features {features:.3f} (both).
+{random:.3f}, the float features {features:.3f} (both). *clothes*: the same on FashionCLIP's features of 1,060 real
+articles of clothing, whose gallery is the training set
+([what that favours](../judging/published.md#a-classifier-among-the-hashes)): `python benchmarks/methods.py`. Both with
+the defaults of every method.
 """
 
 
@@ -69,32 +76,45 @@ def prose(docstring: str) -> Iterator[str]:
         yield "```"
 
 
-def score(name: str, known: dict[str, Any]) -> str:
-    """What a method reached, by query mode, beside the float features and the floors."""
+def clothes() -> dict[str, dict[str, list[float]]]:
+    """Method -> mode -> mAP by seed on the real features."""
+    seeds = json.loads(CLOTHES.read_text())["mAP by seed"]
+    named = {key.removeprefix("hm | "): runs for key, runs in seeds.items() if key.startswith("hm | ")}
+    return {name: {mode: [run[mode] for run in runs] for mode in runs[0]} for name, runs in named.items()}
+
+
+def reached(modes: dict[str, list[float]]) -> str:
+    """The mean in the first mode that a method answers, which is named where it is not both views."""
+    mode, values = next(iter(modes.items()))
+    return f"{mean(values):.3f}" + ("" if mode == "both" else f" ({mode})")
+
+
+def score(name: str, known: dict[str, Any], real: dict[str, list[float]]) -> str:
+    """What a method reached, by query mode, beside the float features and the floors; and on real features."""
     lines = [
-        [mode, f"{mean(values):.3f} ± {stdev(values):.3f}", f"{known['float'][mode]:.3f}"]
+        [mode, *(f"{mean(v):.3f} ± {stdev(v):.3f}" for v in (values, real[mode])), f"{known['float'][mode]:.3f}"]
         for mode, values in known["methods"][name].items()
     ]
-    text = rows(["query", "mAP of the codes", "of the float features"], lines)
+    lines = [[mode, made, features, clothing] for mode, made, clothing, features in lines]
+    text = rows(["query", "shapes", "float features of shapes", "clothes"], lines)
     floors = ", ".join(f"{floor} {value:.3f}" for floor, value in known["floors"].items())
     return (
-        f"{text}\n{known['data'][:1].upper()}{known['data'][1:]}, {known['n_bits']} bits, mean ± deviation of three "
-        f"seeds; floors: {floors}. Measured by `python benchmarks/method_scores.py`; "
-        "[side by side](index.md), [the protocol](../judging/protocols.md).\n"
+        f"{text}\nmAP of codes of {known['n_bits']} bits, mean ± deviation of three seeds. Shapes: {known['data']}; "
+        f"floors: {floors}; `python benchmarks/method_scores.py`. Clothes: 1,060 real articles, the training set is "
+        "the gallery; `python benchmarks/methods.py`. "
+        "[Side by side](index.md), [the protocol](../judging/protocols.md).\n"
     )
 
 
 def pages() -> dict[str, str]:
     """Path on the site -> Markdown."""
-    table, known = method_table(), json.loads(SCORES.read_text())
-    firsts = {name: next(iter(modes.items())) for name, modes in known["methods"].items()}
+    table, known, real = method_table(), json.loads(SCORES.read_text()), clothes()
     lines = []
     for row in table:
-        mode, values = firsts[row["name"]]
-        reached = f"{mean(values):.3f}" + ("" if mode == "both" else f" ({mode})")
+        name = row["name"]
         facts = [cell(value) for key, value in row.items() if key not in ("name", "reference")]
-        lines.append([f"[{row['name']}]({row['name']}.md)", *facts, reached])
-    heads = [key for key in table[0] if key != "reference"] + ["mAP"]
+        lines.append([f"[{name}]({name}.md)", reached(known["methods"][name]), reached(real[name]), *facts])
+    heads = ["name", "shapes", "clothes", *(key for key in table[0] if key not in ("name", "reference"))]
     floors = {"random": known["floors"]["random codes"], "features": known["float"]["both"]}
     legend = LEGEND.format(**known, **floors)
     found = {"methods/index.md": f"# Methods\n\n{rows(heads, lines)}\n{legend}"}
@@ -109,7 +129,7 @@ def pages() -> dict[str, str]:
         body = "\n".join(prose(cls.__doc__ or ""))
         found[f"methods/{name}.md"] = (
             f'# {cls.__name__}\n\n`bf.hasher("{name}")`: {said}.\n\n{body}\n\n## Score under strict\n\n'
-            f"{score(name, known)}\n## Defaults\n\n{rows(['parameter', 'default'], defaults)}{presets}"
+            f"{score(name, known, real[name])}\n## Defaults\n\n{rows(['parameter', 'default'], defaults)}{presets}"
         )
     assert set(found) == {"methods/index.md", *(f"methods/{name}.md" for name in hashers())}
     return found

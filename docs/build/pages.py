@@ -20,16 +20,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     text: dict[str, str] = {**methods.pages(), **reference.pages(), **figures()}
     text |= {path: (ROOT / name).read_text() for path, name in HOUSE.items()}
     pictures: dict[str, bytes] = {}
-    for page in sorted(gallery.PAGES.glob("*.md")):
-        executed[f"gallery/{page.name}"], drawings = gallery.executed(page)
-        pictures |= {f"gallery/{name}": content for name, content in drawings.items()}
+    for page in gallery.PAGES:
+        place = page.relative_to(gallery.DOCS)
+        executed[place.as_posix()], drawings = gallery.executed(page)
+        pictures |= {place.with_name(name).as_posix(): content for name, content in drawings.items()}
     for path, content in {**text, **pictures}.items():
         files.append(File.generated(config, path, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Pages of the gallery are shown with what their blocks printed; reasons for not running are not shown."""
+    """Executed pages are shown with what their blocks printed; reasons for not running are not shown."""
     return re.sub(r"<!-- not run: [^>]+ -->\n", "", executed.get(page.file.src_uri, markdown))
 
 

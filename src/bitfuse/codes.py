@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +25,14 @@ def check_n_bits(n_bits: int) -> int:
     if isinstance(n_bits, bool) or not isinstance(n_bits, int | np.integer) or not 1 <= n_bits <= MAX_BITS:
         raise InputError(f"n_bits must be an integer from 1 to {MAX_BITS}, got {n_bits!r}")
     return int(n_bits)
+
+
+def as_array(value: ArrayLike, what: str) -> NDArray[Any]:
+    """Anything as an array; raise `InputError`, which says `what` it should have been, where numpy cannot."""
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{what} must be an array of numbers, got {type(value).__name__}: {error}") from error
 
 
 class Codes:
@@ -54,7 +63,7 @@ class Codes:
 
     def __init__(self, packed: NDArray[np.uint8], n_bits: int) -> None:
         n_bits = check_n_bits(n_bits)
-        array = np.asarray(packed)
+        array = as_array(packed, "packed codes")
         width = -(-n_bits // 8)
         if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != width:
             raise InputError(
@@ -84,9 +93,11 @@ class Codes:
         Raises:
             InputError: not two-dimensional, or NaN or infinite values.
         """
-        values = np.asarray(z)
-        if values.ndim != 2:
-            raise InputError(f"values to binarise must be of shape (n, n_bits), got {values.shape}")
+        values = as_array(z, "values to binarise")
+        if values.ndim != 2 or values.dtype.kind not in "biuf":
+            raise InputError(
+                f"values to binarise must be numbers of shape (n, n_bits), got {values.dtype} {values.shape}"
+            )
         if not np.isfinite(values).all():
             rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
             raise InputError(f"values to binarise must be finite; {len(rows)} row(s) are not, the first is {rows[0]}")
@@ -102,7 +113,7 @@ class Codes:
         Raises:
             InputError: other values, or not two-dimensional.
         """
-        array = np.asarray(bits)
+        array = as_array(bits, "bits")
         if array.ndim != 2 or not (array.dtype == bool or np.isin(array, (0, 1)).all()):
             raise InputError(f"bits must be 0 or 1, of shape (n, n_bits); got {array.dtype} {array.shape}")
         return cls(np.packbits(array.astype(bool), axis=1), array.shape[1])
@@ -149,6 +160,8 @@ class Codes:
         Raises:
             InputError: the code lengths differ.
         """
+        if not isinstance(other, Codes):
+            raise InputError(f"codes are compared with codes, got {type(other).__name__}; see Codes.from_real")
         if self.n_bits != other.n_bits:
             raise InputError(f"codes of {self.n_bits} and {other.n_bits} bits cannot be compared; use one code length")
         a, b = self.words(), other.words()
@@ -168,7 +181,9 @@ class Codes:
         Raises:
             InputError: none, or of several lengths.
         """
-        listed = list(parts)
+        listed = list(parts) if isinstance(parts, Iterable) else [parts]
+        if not all(isinstance(p, Codes) for p in listed):
+            raise InputError(f"only codes can be concatenated, got {sorted({type(p).__name__ for p in listed})}")
         if not listed or len({p.n_bits for p in listed}) > 1:
             raise InputError(f"need codes of one length to concatenate, got {[p.n_bits for p in listed]}")
         return Codes(np.concatenate([p.packed for p in listed]), listed[0].n_bits)
@@ -181,9 +196,13 @@ class Codes:
         """
         target = Path(path)
         header = {"bitfuse": json.dumps({"format": FORMAT, "kind": "codes", "n_bits": self.n_bits})}
-        temporary = target.with_name(target.name + ".partial")
-        temporary.write_bytes(save({"packed": np.ascontiguousarray(self.packed)}, metadata=header))
-        temporary.replace(target)
+        temporary = Path(f"{target}.partial")
+        try:
+            temporary.write_bytes(save({"packed": np.ascontiguousarray(self.packed)}, metadata=header))
+            temporary.replace(target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Codes:
@@ -197,7 +216,7 @@ class Codes:
             UnknownFormat: written by a newer version.
         """
         try:
-            with safe_open(path, "np") as file:
+            with safe_open(Path(path), "np") as file:
                 header = json.loads((file.metadata() or {}).get("bitfuse", "{}"))
                 if header.get("kind") != "codes":
                     raise DamagedFile(f"{path} is a safetensors file, but does not hold codes that Bitfuse wrote")

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class BitfuseError(Exception):
@@ -53,12 +54,12 @@ class UnknownName(InputError):
         known: the names that exist.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], advice: str = "") -> None:
+    def __init__(self, kind: str, name: Any, known: Iterable[str], advice: str = "") -> None:
         self.name, self.known = name, sorted(known)
-        close = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5) if isinstance(name, str) else []
         hint = f"did you mean {close[0]!r}? " if close else ""
         listed = ", ".join(self.known) or "none"
-        super().__init__(f"unknown {kind} {name!r}; {hint}known: {listed}{'; ' + advice if advice else ''}")
+        super().__init__(f"unknown {kind} {name!r:.200}; {hint}known: {listed}{'; ' + advice if advice else ''}")
 
 
 class NotFitted(BitfuseError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -171,6 +172,14 @@ def test_verify_finds_what_sqlite_cannot(path):
         ("UPDATE meta SET value = '7' WHERE key = 'next_row'", "row number(s)"),
         ("UPDATE views_1_0 SET vector = x'00' WHERE row = 7", "stored 'image' view(s)"),
         ("UPDATE meta SET value = '\"x\"' WHERE key = 'uuid'", "another state"),
+        ("UPDATE codes_1 SET code = x'ffffff' WHERE row = 7", "1 code(s) are not those that compact wrote"),
+        ("UPDATE codes_1 SET code = 'abc' WHERE row = 7", "1 code(s) that are no bytes"),
+        ("INSERT INTO columns VALUES (9999, 1)", "typed attributes without an item"),
+        ("INSERT INTO pictures VALUES (9999, x'00')", "kept picture(s) without an item"),
+        ("UPDATE items SET id = x'ff' WHERE row = 7", "field of a wrong type"),
+        ("UPDATE items SET attributes = '[1]' WHERE row = 7", "cannot be read"),
+        ("UPDATE items SET attributes = '{\"a\": [1]}' WHERE row = 7", "cannot be read"),
+        ("DELETE FROM names", "['price'] are not listed"),
     ]:
         shutil.copytree(path, path.with_name("copy"))
         database = sqlite3.connect(path.with_name("copy") / "items.db")
@@ -187,6 +196,39 @@ def test_verify_finds_what_sqlite_cannot(path):
         database.close()
         assert said in problems or "lengths" in problems or "another length" in problems, statement
         shutil.rmtree(path.with_name("copy"))
+
+
+@pytest.mark.parametrize("key", ["uuid", "generation", "seq", "next_row", "model", "n_bits", "views", "filterable",
+                                 "keep_images", "code_token", "code_seq", "pruned_seq", "reencoding"])  # fmt: skip
+@pytest.mark.parametrize("value", [None, "[5]", "-1.5", '{"image": "items; --"}'])
+def test_a_damaged_entry_about_the_collection_is_reported(path, key, value):
+    database = sqlite3.connect(path / "items.db")
+    with database:
+        sql = "DELETE FROM meta WHERE key = ?" if value is None else f"UPDATE meta SET value = '{value}' WHERE key = ?"
+        database.execute(sql, (key,))
+    database.close()
+    with pytest.raises(DamagedFile, match=rf"items\.db (lacks its entry|holds .* as its entry) '{key}'"):
+        bf.Collection.open(path)
+
+
+def test_a_header_of_another_shape_is_damage(path, original):
+    file = path / "codes.bin"
+    sound = file.read_bytes()
+    length = int.from_bytes(sound[8:16], "little")
+    facts = json.loads(sound[16 : 16 + length])
+    for said in [b"[" * 100_000, b"[]", b"7", *(json.dumps({**facts, "rows": n}).encode() for n in (1e9, -1, "x"))]:
+        file.write_bytes(sound[:8] + len(said).to_bytes(8, "little") + said + sound[16 + length :])
+        assert answers(path) == answers(original)
+
+
+def test_an_export_of_damaged_items_says_so(path):
+    database = sqlite3.connect(path / "items.db")
+    with database:
+        database.execute("UPDATE items SET id = x'ff' WHERE row = 7")
+    database.close()
+    with bf.Collection.open(path) as shop, pytest.raises(DamagedFile, match="what no item has"):
+        shop.export(path.with_name("out.parquet"))
+    assert not list(path.parent.glob("*.p*"))
 
 
 def test_a_full_disk_is_an_error_and_loses_nothing(path):
@@ -238,3 +280,21 @@ def test_a_really_full_disk(path, tmp_path):
             assert len(shop.search(views={"image": ROWS[0]}, k=1000, where="price >= 0")) > 500
     finally:
         subprocess.run(["umount", "-l", place], check=False)
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("UPDATE items SET attributes = '[1]' WHERE row = 7", "in place of an item's attributes"),
+        ("UPDATE codes_1 SET code = 'abc' WHERE row = 540", "codes of another length"),
+        ("UPDATE meta SET value = '{\"imagf\": \"views_1_0\"}' WHERE key = 'views'", "'imagf' views"),
+    ],
+    ids=["attributes", "a code", "a view"],
+)
+def test_an_entry_of_a_wrong_kind_is_reported(path, sql, told):
+    (path / "codes.bin").unlink()
+    with sqlite3.connect(path / "items.db") as database:
+        assert database.execute(sql).rowcount == 1
+    database.close()
+    with pytest.raises(DamagedFile, match=told), bf.Collection.open(path) as shop:
+        shop.search(views={"image": ROWS[7]}, k=600, rerank=True)

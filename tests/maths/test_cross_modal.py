@@ -121,9 +121,3 @@ def test_spaces_are_those_of_the_views_it_was_fitted_on(name):
         model.encode(views, "image")
     with pytest.raises(MissingView):
         hasher(name, n_bits=8).fit(pairs()).encode({"text": pairs()["text"]}, "image")
-
-
-@pytest.mark.parametrize("name", ["cmfh", "cvh"])
-def test_published_presets_run(name):
-    views = pairs()
-    assert hasher(name, preset="published", n_bits=8).fit(views).encode(views).n_bits == 8

@@ -174,11 +174,3 @@ def test_dmvh_query_applies_the_rotation_and_the_last_regression():
     assert np.all(np.diff(objective) <= 1e-9 * np.abs(objective[:-1]))
     assert model.log["agreement"] > 0.8  # without the rotation, signs agree with the learned codes little over half
     assert precision(model) > precision(hasher("itq", n_bits=16).fit(views)) + 0.05
-
-
-@pytest.mark.parametrize("name", ["dmvh", "mfkh"])
-def test_published_presets_run_on_raw_features(name):
-    views, y = rows(80)
-    with pytest.warns(UserWarning, match="anchors asked for"):
-        model = hasher(name, preset="published", n_bits=8).fit(views, y)
-    assert model.encode(views).n_bits == 8

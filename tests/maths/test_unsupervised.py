@@ -348,12 +348,3 @@ def test_rows_with_and_without_a_view_do_not_touch_one_another(name):
     assert np.allclose(z[2::3], model.project(views)[2:30:3], atol=1e-5)
     assert np.allclose(z[::3], model.project({"image": views["image"][:30:3]}), atol=1e-5)
     assert np.allclose(z[1::3], model.project({"text": views["text"][1:30:3]}), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["mah", "mfh", "mvdh", "mvlh"])
-def test_published_presets_run_on_raw_features(name):
-    views, _ = rows(80)
-    raw = {v: 30 * np.abs(x) for v, x in views.items()}
-    with pytest.warns(UserWarning, match="anchors asked for"):
-        model = hasher(name, preset="published", n_bits=8).fit(raw)
-    assert model.encode(raw).n_bits == 8

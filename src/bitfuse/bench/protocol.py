@@ -105,7 +105,7 @@ class Protocol:
         """
         if isinstance(protocol, Protocol):
             return protocol
-        if protocol not in PRESETS:
+        if not isinstance(protocol, str) or protocol not in PRESETS:
             raise UnknownName("protocol", protocol, PRESETS)
         return PRESETS[protocol]
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from bitfuse import metrics
 from bitfuse.bench.histograms import Histograms, histograms, ranked_by_row
 from bitfuse.bench.protocol import Protocol
-from bitfuse.codes import Codes
+from bitfuse.codes import Codes, as_array
 from bitfuse.errors import InputError
 from bitfuse.metrics import Ties
 
@@ -211,7 +211,9 @@ def score(
 
 
 def _labels(labels: ArrayLike, codes: Codes, part: str) -> NDArray[np.bool_]:
-    y = np.asarray(labels)
+    if not isinstance(codes, Codes):
+        raise InputError(f"the {part} must be bitfuse.Codes, got {type(codes).__name__}; see Codes.from_real")
+    y = as_array(labels, f"{part} labels")
     if y.ndim != 2 or len(y) != len(codes) or not (y.dtype == bool or np.isin(y, (0, 1)).all()):
         raise InputError(f"{part} labels must be 0 or 1, of shape ({len(codes)}, c), got {y.dtype} {y.shape}")
     return y.astype(bool)

@@ -287,12 +287,13 @@ def methods(json_out: JsonOpt = False) -> None:
         return
     table = Table(
         box=SIMPLE_HEAD,
-        padding=(0, 1),
-        pad_edge=False,
+        padding=0,  # every column fits into 80
+        show_edge=False,
         caption="cost: of training, in the number n of training rows; at scale: what it learns from features on disk",
     )
     for column in list(rows[0])[:-1]:
-        table.add_column(column, no_wrap=column != "spaces")
+        spaces = column == "spaces"  # the widest
+        table.add_column(column, no_wrap=not spaces, min_width=13 if spaces else None)
     for row in rows:
         table.add_row(*(("yes" if v else "-") if isinstance(v, bool) else str(v) for v in list(row.values())[:-1]))
     out.print(table)

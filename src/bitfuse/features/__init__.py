@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from bitfuse.errors import InputError
 from bitfuse.features.base import Backbone
 from bitfuse.features.checkpoints import DEFAULT
 
@@ -9,7 +12,7 @@ __all__ = ["DEFAULT", "Backbone", "backbone"]
 
 
 def backbone(
-    name_or_path: str, *, revision: str | None = None, device: str = "cpu", light: bool = False
+    name_or_path: str | os.PathLike[str], *, revision: str | None = None, device: str = "cpu", light: bool = False
 ) -> Backbone:  # fmt: skip
     """The backbone of this name; its weights are read by the first `encode`.
 
@@ -24,6 +27,7 @@ def backbone(
             without torch, which takes seconds to import. The features are the same, to about 1e-5.
 
     Raises:
+        InputError: neither a string nor a path.
         UnknownName: not a name, a directory or a hub id.
         MissingWeights: a hub id that is neither cached nor reachable; there is no silent fall-back to another encoder.
         DamagedFile: a checkpoint that lacks a file.
@@ -35,6 +39,10 @@ def backbone(
         >>> encoder.encode("text", ["a red star", "blue ring"]).shape
         (2, 128)
     """
+    if isinstance(name_or_path, os.PathLike):
+        name_or_path = os.fspath(name_or_path)
+    if not isinstance(name_or_path, str):
+        raise InputError(f"a backbone is named by a string or a directory, got {name_or_path!r:.80}")
     kind, _, rest = name_or_path.partition(":")
     if kind == "dual" and rest:
         from bitfuse.features.dual import DualBackbone

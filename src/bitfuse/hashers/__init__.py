@@ -53,7 +53,7 @@ def hasher_class(name: str) -> type[Hasher]:
     Raises:
         UnknownName: no such method; the message suggests the nearest name.
     """
-    if name not in _TABLE:
+    if not isinstance(name, str) or name not in _TABLE:
         raise UnknownName("method", name, _TABLE)
     cls: type[Hasher] = getattr(importlib.import_module(f"bitfuse.hashers.{name}"), _TABLE[name])
     return cls
@@ -79,7 +79,7 @@ def hasher(name: str, *, preset: str = "default", n_bits: int = 64, seed: int = 
     """
     cls = hasher_class(name)
     presets = {"default": {}, **cls.presets}
-    if preset not in presets:
+    if not isinstance(preset, str) or preset not in presets:
         raise UnknownName(f"preset of {name}", preset, presets)
     fields = {f.name for f in dataclasses.fields(cls) if f.init}
     for parameter in parameters:

@@ -31,7 +31,7 @@ from bitfuse.hashers import _parallel
 Rows = NDArray[np.intp]
 Network = TypeVar("Network", bound=nn.Module)
 
-BLOCK = 8192  # rows that go through a network at once
+BLOCK = 1024  # rows that go through a network at once: a transformer's tokens of more leave the cache and cost twice
 _LEAST_HELD = 24  # fewer held-out rows say nothing about the best epoch
 _MOST_JUDGES, _MOST_FOUND = 256, 2048  # held-out rows, and rows they are ranked against, after each epoch
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitfuse.codes import as_array
 from bitfuse.data.stored import StoredViews
 from bitfuse.errors import InputError, MissingView
 
@@ -142,9 +143,11 @@ def as_batch(views: Mapping[str, ArrayLike], widths: Mapping[str, int] | None = 
         return stored_batch(views, widths)
     if not isinstance(views, Mapping) or not views:
         raise InputError(f"views must be a non-empty mapping of name -> (n, d) array, got {type(views).__name__}")
+    if not all(isinstance(name, str) for name in views):
+        raise InputError(f"views must be named by strings, got {list(views)!r:.80}")
     if widths is not None and (unknown := set(views) - set(widths)):
         raise InputError(f"unknown view(s) {sorted(unknown)}; this model was fitted on {list(widths)}")
-    given = {k: np.asarray(v) for k, v in views.items()}
+    given = {k: np.atleast_1d(as_array(v, f"view {k!r}")) for k, v in views.items()}
     arrays: dict[str, NDArray[np.float32]] = {}
     masks: dict[str, NDArray[np.bool_]] = {}
     n = len(next(iter(given.values())))
@@ -178,7 +181,7 @@ def as_labels(labels: ArrayLike | None, n: int, method: str) -> NDArray[np.bool_
     """Labels as (n, c) bool; at least one row carries one."""
     if labels is None:
         raise InputError(f"{method} is supervised and needs labels of shape ({n}, c) at fit")
-    y = np.asarray(labels)
+    y = as_array(labels, "labels")
     if y.ndim != 2 or len(y) != n or not y.shape[1] or not (y.dtype == bool or np.isin(y, (0, 1)).all()):
         raise InputError(f"labels must be 0 or 1, of shape ({n}, c), got {y.dtype} {y.shape}")
     if not y.any():

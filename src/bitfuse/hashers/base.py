@@ -123,7 +123,7 @@ class Hasher(ABC):
         """
         state, widths = self._get("state"), self.widths
         space = self.spaces[0] if space is None else space
-        if space not in self.spaces:
+        if not isinstance(space, str) or space not in self.spaces:
             raise InputError(f"{type(self).__name__} has the spaces {self.spaces}, not {space!r}")
         batch = as_batch(views, widths)
         if space in widths:  # a space named after a view reads that view alone

@@ -14,7 +14,7 @@ from bitfuse.hashers._deep import FusedNetwork
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bitfuse.hashers._tokens import BitTokens
+    from bitfuse.hashers._tokens import BitTokens, Prototypes
     from bitfuse.hashers._train import Inputs
 
 
@@ -131,31 +131,39 @@ class BSTH(FusedNetwork):
         import torch
 
         from bitfuse.hashers import _train
-        from bitfuse.hashers._losses import cosines
         from bitfuse.hashers._tokens import BitTokens, Prototypes
 
         assert isinstance(network, BitTokens)
         n, c = y.shape
         prototypes = Prototypes(c, self.n_bits, self.dropout).to(y.device)
+        distinct, counts = torch.unique(y, dim=0, return_counts=True)  # (u, c), (u,): equal rows add equal terms
         meet = y.T @ y / n  # R (c, c)
         meet.fill_diagonal_(1)
 
         def loss(_: _train.Rows) -> Tensor:
-            P = prototypes()  # (c, k)
-            h = y @ P  # (n, k)
-            b = torch.where(h > 0, 1.0, -1.0)
-            labels = (torch.sigmoid(prototypes.classifier(h)) - y).square().mean()
-            quantised = (h - b).square().mean()
-            related = (cosines(P) - meet).square().mean()
-            balance = h.mean(dim=0).square().mean()
-            terms = torch.stack([labels, quantised, related, balance])
-            return terms @ terms.new_tensor([self.gamma_1, self.gamma_2, self.gamma_3, self.gamma_4])
+            return self._label_loss(prototypes, distinct, counts / n, meet)
 
         schedule = _train.Schedule(self.prototype_epochs, n, self.learning_rate, 1)
         log = _train.train(prototypes, loss, np.arange(n), schedule, rng)
         with torch.no_grad():
             network.prototypes.copy_(prototypes())
         return {"prototype_losses": log["losses"]}
+
+    def _label_loss(self, prototypes: Prototypes, y: Tensor, share: Tensor, meet: Tensor) -> Tensor:
+        """The objective of stage 1 over rows of labels y (u, c), each a share (u,) of all rows; R is `meet` (c, c)."""
+        import torch
+
+        from bitfuse.hashers._losses import cosines
+
+        P = prototypes()  # (c, k)
+        h = y @ P  # h^L (u, k)
+        b = torch.where(h > 0, 1.0, -1.0)
+        labels = share @ (torch.sigmoid(prototypes.classifier(h)) - y).square().mean(dim=1)
+        quantised = share @ (h - b).square().mean(dim=1)
+        related = (cosines(P) - meet).square().mean()
+        balance = (share @ h).square().mean()
+        terms = torch.stack([labels, quantised, related, balance])
+        return terms @ terms.new_tensor([self.gamma_1, self.gamma_2, self.gamma_3, self.gamma_4])
 
     def _loss(self, network: nn.Module, x: Tensor, present: Tensor, y: Tensor) -> Tensor:
         import torch

@@ -100,7 +100,6 @@ class DCMH(Hasher):
         from bitfuse.hashers import _parallel, _train  # isort: skip  # says how to install torch where it is absent
         import torch
         from torch import nn
-        from torch.nn.functional import softplus
 
         self._check(batch)
         schedule = _train.Schedule(self.epochs, self.batch_size, self.learning_rate, self.patience)
@@ -112,31 +111,22 @@ class DCMH(Hasher):
         n, kept = len(y), batch.sample
         values: dict[str, Tensor] = {}  # F and G as last seen, (n, k)
 
-        def likelihood(f: Tensor, G: Tensor, S: Tensor) -> Tensor:
-            theta = f @ G.T / 2  # (m, columns)
-            cost = softplus(theta) - S * theta
-            if not self.balanced:
-                return cost.mean()
-            share = S.mean().clamp(1e-6, 1 - 1e-6)
-            return (cost * (S / share + (1 - S) / (1 - share))).mean() / 2
-
         def step(chosen: _train.Rows) -> Tensor:
             seen = {view: codes(view, chosen) for view in _VIEWS}  # (m, k)
             for view, f in seen.items():
                 rows, known = _parallel.remembered(chosen, f.detach())
                 values[view][rows] = known
-            b = torch.where(values["image"][chosen] + values["text"][chosen] > 0, 1.0, -1.0)
+            b = nearest_codes(values["image"][chosen], values["text"][chosen])
             columns = rng.choice(n, min(self.columns, n), replace=False)
             shared = y[chosen].astype(np.float32) @ y[columns].T.astype(np.float32)
             S = torch.from_numpy(shared > 0).to(device).float()
             loss = torch.zeros((), device=device)
             for view, other in (_VIEWS, _VIEWS[::-1]):
                 f = seen[view]
-                apart = (b - f).square().sum(
-                    dim=1
-                ).mean() / n  # the sums of the paper, divided by n^2 like the likelihood
+                related = likelihood(f, values[other][columns], S, balanced=self.balanced)
+                apart = (b - f).square().sum(dim=1).mean() / n  # the paper's sums over n^2, like the likelihood
                 unbalanced = f.mean(dim=0).square().sum()
-                loss = loss + likelihood(f, values[other][columns], S) + self.gamma * apart + self.eta * unbalanced
+                loss = loss + related + self.gamma * apart + self.eta * unbalanced
             return loss
 
         def codes(view: str, chosen: _train.Rows) -> Tensor:
@@ -189,3 +179,25 @@ class DCMH(Hasher):
         from torch import nn
 
         return nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.n_bits))
+
+
+def nearest_codes(f: Tensor, g: Tensor) -> Tensor:
+    """B = sgn(F + G), the codes that minimise ||B - F||^2 + ||B - G||^2. (m, k)."""
+    import torch
+
+    return torch.where(f + g > 0, 1.0, -1.0)
+
+
+def likelihood(f: Tensor, G: Tensor, S: Tensor, *, balanced: bool) -> Tensor:
+    """Mean of log(1 + exp(theta)) - S theta, theta = f G^T / 2; balanced: similar pairs weigh as much as the others.
+
+    f (m, k), G (columns, k), S (m, columns) of 0 and 1.
+    """
+    from torch.nn.functional import softplus
+
+    theta = f @ G.T / 2  # (m, columns)
+    cost = softplus(theta) - S * theta
+    if not balanced:
+        return cost.mean()
+    share = S.mean().clamp(1e-6, 1 - 1e-6)
+    return (cost * (S / share + (1 - S) / (1 - share))).mean() / 2

@@ -61,7 +61,7 @@ class DCMVH(Hasher):
 
     References:
         Zhu, Lu, Cheng, Li and Zhang, Deep collaborative multi-view hashing for large-scale image search,
-        IEEE Transactions on Image Processing 29, 2020, doi:10.1109/TIP.2020.2974065.
+        IEEE Transactions on Image Processing 29, 4643-4655, 2020, doi:10.1109/TIP.2020.2974065.
     """
 
     scaling: Scaling = "centred"

@@ -38,10 +38,10 @@ class DMVH(Hasher):
        \quad \text{s.t. } Y \in \{-1, 1\}^{n \times k},\ R^\top R = I,\ K = \sum_v \alpha_v K_v $$
 
     Parameters:
-        scaling: of the rows; the paper's are raw.
+        scaling: of the rows; published: unit length.
         landmarks: k-means centres per view, 300 as published.
         width: RBF width, a number or by view name; None takes the root of each view's mean squared distance. Published
-            exp(-64 d^2) and exp(-38 d^2).
+            exp(-38 d^2) on images and exp(-64 d^2) on texts.
         neighbours: of a row among those that share a label with it; published 7.
         beta: nearness to binary codes, 0.1 as published.
         gamma: nearness to the regression; published 0.01, which lets B follow labels that no kernel can foretell: on
@@ -84,8 +84,8 @@ class DMVH(Hasher):
     reference = "doi:10.1145/3078971.3078981"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published": {
-            "scaling": "raw",
-            "width": {"image": 128**-0.5, "text": 76**-0.5},
+            "scaling": "unit",
+            "width": {"image": 76**-0.5, "text": 128**-0.5},
             "neighbours": 7,
             "gamma": 0.01,
             "eps": 1e-8,

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 
 from bitfuse.hashers._graphs import knn_graph, laplacian
 from bitfuse.hashers._inputs import Scaling, Width, kernels, learn_kernels, learn_scaling, scaled
-from bitfuse.hashers._solvers import Real, combine, settled, simplex_qp
+from bitfuse.hashers._solvers import Real, combine, mean_squared_distance, settled, simplex_qp
 from bitfuse.hashers._views import Batch
 from bitfuse.hashers.base import Array, Hasher, State
 
@@ -34,10 +34,11 @@ class MAH(Hasher):
     Parameters:
         scaling: of the rows; the paper's are of unit length.
         anchors: rows that the kernels are taken to; the paper takes all (published: 5000).
-        width: RBF width, a number or by view name; None takes the root of each view's mean squared distance. Published
+        width: RBF width, a number or by view name; None takes half the root of each view's mean squared distance: at
+            the whole root kernel values are much alike and factors follow the few largest groups of rows. Published
             exp(-1e-4 d^2).
         neighbours: of a row in its view's graph; 5 as published.
-        gamma: smoothness on the graphs; published 10.
+        gamma: smoothness on the graphs; 10 as published.
         eta: orthogonality of U, 1 as published.
         ridge: of the logistic regression.
         n_iter: rounds, 10 as published. The factors sharpen with every round, the codes do not.
@@ -66,7 +67,7 @@ class MAH(Hasher):
     anchors: int = 300
     width: Width = None
     neighbours: int = 5
-    gamma: float = 1.0
+    gamma: float = 10.0
     eta: float = 1.0
     ridge: float = 1e-2
     n_iter: int = 10
@@ -76,14 +77,15 @@ class MAH(Hasher):
     year = 2015
     reference = "doi:10.1109/TIP.2015.2390975"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "published": {"scaling": "unit", "anchors": 5000, "width": 5000**0.5, "gamma": 10.0}
+        "published": {"scaling": "unit", "anchors": 5000, "width": 5000**0.5}
     }
 
     def _fit(self, batch: Batch, labels: NDArray[np.bool_] | None, *, device: str) -> tuple[State, dict[str, Any]]:
         rng = np.random.default_rng(self.seed)
         state = learn_scaling(batch, self.scaling)
         parts = scaled(state, batch, self.scaling)
-        state |= learn_kernels(parts, self.anchors, self.width, rng)
+        width = {v: mean_squared_distance(x) ** 0.5 / 2 for v, x in parts.items()} if self.width is None else self.width
+        state |= learn_kernels(parts, self.anchors, width, rng)
         K_v = [x.T for x in kernels(state, parts).values()]  # (R, n) each
         W_v = [knn_graph(x, self.neighbours) for x in parts.values()]  # (n, n) sparse each
         alpha = np.full(len(K_v), 1 / len(K_v))

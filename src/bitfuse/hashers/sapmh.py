@@ -27,7 +27,7 @@ class SAPMH(Hasher):
     parameter. A query finds its latent row, its bits and its weights in turn.
 
     $$ \min_{B, H, U_v, W} \sum_v \lVert X_v - H_v U_v \rVert_F
-       + \lambda \left( \sum_v \lVert U_v \rVert_F^2 + \lVert H \rVert_F^2 \right)
+       + \lambda \sum_v \lVert U_v \rVert_F^2 + \eta_H \lVert H \rVert_F^2
        + \theta \lVert B - H W \rVert_F^2 + \rho \lVert k S - B (H W)^\top \rVert_F^2
        \quad \text{s.t. } B \in \{-1, 1\}^{n \times k} $$
 
@@ -42,7 +42,8 @@ class SAPMH(Hasher):
         theta: weight of the regression; None: 0.03 / sqrt(n), as the norms of the views grow with sqrt(n). The paper
             takes 1e-4.
         rho: weight of S; None: 0.002 / (sqrt(n) k s), s the mean eigenvalue of S. The paper takes 1e-6.
-        lam: ridge of U and H; the paper takes 100.
+        lam: ridge of U; the paper takes 100.
+        hold: ridge of H, eta_H; None: `lam`. The paper leaves H free, 0: with its `lam` here too every row would be 0.
         eta: penalty that ties B to its copy Z in the augmented Lagrangian; None: rho k s / 6. The paper takes 0.01.
         n_iter: rounds.
         query_iter: rounds of a query.
@@ -77,6 +78,7 @@ class SAPMH(Hasher):
     theta: float | None = None
     rho: float | None = None
     lam: float = 3e-6
+    hold: float | None = None
     eta: float | None = None
     n_iter: int = 15
     query_iter: int = 3
@@ -95,6 +97,7 @@ class SAPMH(Hasher):
             "theta": 1e-4,
             "rho": 1e-6,
             "lam": 100.0,
+            "hold": 0.0,
             "eta": 0.01,
             "n_iter": 100,
             "query_iter": 10,
@@ -118,6 +121,7 @@ class SAPMH(Hasher):
         theta = 0.03 / n**0.5 if self.theta is None else self.theta
         rho = 2e-3 / (n**0.5 * k * S.scale) if self.rho is None else self.rho
         eta = rho * k * S.scale / 6 if self.eta is None else self.eta
+        hold = self.lam if self.hold is None else self.hold
         B, H = S.start(k, rng).T, rng.standard_normal((n, q))
         Z, G = B, np.zeros_like(B)
         mu, energy = np.full(len(X), 1 / len(X)), [float((x**2).sum()) for x in X]
@@ -125,14 +129,14 @@ class SAPMH(Hasher):
         for _ in range(self.n_iter):
             U = [basis(H * m[:, None], x, w, self.lam) for x, m, w in zip(X, masks, mu)]  # (q, a) each
             W = regression(H, B, S, theta, rho)  # (q, k)
-            H = latent(X, masks, U, W, B, S, mu, theta, rho, self.lam)
+            H = latent(X, masks, U, W, B, S, mu, theta, rho, hold)
             HW = H @ W
             B = update_codes(HW, S, Z, G, theta, rho, eta)
             Z = update_copy(HW, B, G, rho, eta)
             G = G + eta * (B - Z)
             squares = np.array([residual(x, e, H * m[:, None], u) for x, e, u, m in zip(X, energy, U, masks)])
             mu = inverse_weights(squares)
-            ridge = self.lam * (sum(float((u**2).sum()) for u in U) + float((H**2).sum()))
+            ridge = self.lam * sum(float((u**2).sum()) for u in U) + hold * float((H**2).sum())
             semantic = S.loss(k, B.T @ S.L1.T, HW.T @ S.L1.T, B.T @ B, HW.T @ HW)
             fit = theta * float(((B - HW) ** 2).sum())
             objective.append(float(np.sqrt(squares).sum()) + ridge + fit + rho * semantic)
@@ -150,7 +154,7 @@ class SAPMH(Hasher):
     def _latent(self, state: State, batch: Batch) -> Array:
         """The latent rows of a query, (n, q): h, its bits and its weights in turn."""
         W, theta, n = state["W"], float(state["theta"]), int(state["rows"])
-        ridge = self.lam * np.eye(len(W))
+        ridge = (self.lam if self.hold is None else self.hold) * np.eye(len(W))
         masks = np.stack(list(batch.masks.values()))  # (M, n)
         base = ridge + theta * W @ W.T
         H = np.empty((len(batch), len(W)))
@@ -158,8 +162,8 @@ class SAPMH(Hasher):
             used = [v for v, here in zip(batch.arrays, present) if here]
             UU = np.stack([state[f"U.{v}"] @ state[f"U.{v}"].T for v in used])  # (M', q, q)
             mu = state["mu"][present]
-            typical = np.linalg.inv(base + np.einsum("v,vpq->pq", mu, UU))
-            first = np.linalg.inv(ridge + np.einsum("v,vpq->pq", mu, UU))
+            typical = np.asarray(np.linalg.inv(guarded(base + np.einsum("v,vpq->pq", mu, UU))), np.float64)
+            first = np.linalg.inv(guarded(ridge + np.einsum("v,vpq->pq", mu, UU)))
             of = np.flatnonzero((masks == present[:, None]).all(axis=0))
             for rows in np.array_split(of, -(-len(of) // _BLOCK)):
                 X = kernels(state, scaled(state, batch.take(rows), self.scaling))  # (m, a) each
@@ -190,27 +194,31 @@ def regression(H: Real, B: Real, S: Similarity, theta: float, rho: float) -> Rea
     """W = (H^T H)^-1 (theta H^T B + rho k H^T S B) (theta I + rho B^T B)^-1. (q, k)."""
     k, HH = B.shape[1], H.T @ H
     right = np.linalg.solve(theta * np.eye(k) + rho * B.T @ B, (theta * H.T @ B + rho * k * H.T @ (B.T @ S).T).T).T
-    guard = 1e-10 * np.trace(HH) / len(HH) * np.eye(len(HH))  # where there are fewer rows than latent directions
-    return np.asarray(np.linalg.solve(HH + guard, right), np.float64)
+    return np.asarray(np.linalg.solve(guarded(HH), right), np.float64)
+
+
+def guarded(A: Real) -> Real:
+    """A with so little added that it can be inverted where rows or anchors are fewer than latent directions."""
+    return np.asarray(A + 1e-10 * np.trace(A) / len(A) * np.eye(len(A)), np.float64)
 
 
 def latent(
     X: list[Real], masks: list[NDArray[np.bool_]], U: list[Real], W: Real, B: Real, S: Similarity, mu: Real,
-    theta: float, rho: float, lam: float,
+    theta: float, rho: float, hold: float,
 ) -> Real:  # fmt: skip
-    """The rows of H that have the views O, for every O: H_O = R (sum_{v in O} mu_v U_v U_v^T + W (..) W^T + lam I)^-1,
+    """The rows of H that have the views O, for every O: H_O = R (sum_{v in O} mu_v U_v U_v^T + W (..) W^T + hold I)^-1,
 
     R = sum_{v in O} mu_v X_v U_v^T + theta B W^T + rho k S B W^T, (..) = theta I + rho B^T B. (n, q).
     """
     k, seen = B.shape[1], np.stack(masks)
     right = np.sum([m * x @ u.T for m, x, u in zip(mu, X, U)], axis=0)
     right = right + (theta * B + rho * k * (B.T @ S).T) @ W.T
-    base = W @ (theta * np.eye(k) + rho * B.T @ B) @ W.T + lam * np.eye(len(W))
+    base = W @ (theta * np.eye(k) + rho * B.T @ B) @ W.T + hold * np.eye(len(W))
     H: Real = np.empty(right.shape)
     for present in np.unique(seen, axis=1).T:
         rows = (seen == present[:, None]).all(axis=0)
         A = base + np.sum([m * u @ u.T for m, u, here in zip(mu, U, present) if here], axis=0)
-        H[rows] = np.linalg.solve(A, right[rows].T).T
+        H[rows] = np.linalg.solve(guarded(A), right[rows].T).T
     return H
 
 

@@ -57,7 +57,7 @@ class UCMFH(Hasher):
         neighbours: how many are averaged; None is a tenth of the rows, at most 500.
         ridge: of the regression, in units of the mean eigenvalue of a view's covariance.
         targets: temperature of P, the softmax of the guide's averaged rows; 0: P = I, the pair alone, as published.
-        fusion: `"tokens"`, a token a view; `"joint"`, as published, both views as one token; `"none"`: no transformer.
+        fusion: `"tokens"`, a token a view; `"joint"`, as published: one token of both views, of one width; `"none"`.
         missing: what stands for a missing view's token: the learned `"token"`, or `"zeros"`.
         single_views: train on each view alone as well; False, as published: on pairs alone.
         fusion_loss, hash_loss: the weights lambda_f and lambda_h.
@@ -163,6 +163,8 @@ class UCMFH(Hasher):
                 f, codes[:2] = f_a | f_b, [z_a[a], z_b[b]]
             h = [torch.tanh(code) for code in codes]  # (m, k) each
             agree = torch.stack([contrast(p, q, P, self.temperature) for p, q in itertools.combinations(h, 2)]).sum()
+            if self.fusion == "none":  # features that nothing has fused stay as they are
+                return self.hash_loss * agree
             return self.fusion_loss * contrast(f[a], f[b], P, self.temperature) + self.hash_loss * agree
 
         with _train.seeded(self.seed, device):
@@ -201,6 +203,12 @@ class UCMFH(Hasher):
                 raise UnknownName(f"value of {name}", getattr(self, name), known)
         if self.hash_loss == 0 and (self.fusion_loss == 0 or self.fusion == "none"):
             raise InputError("hash_loss=0 leaves nothing to train unless there are a transformer and a fusion_loss")
+        widths = {view: x.shape[1] for view, x in batch.arrays.items()}
+        if self.fusion == "joint" and self.fusion_loss > 0 and len(set(widths.values())) > 1:
+            raise InputError(
+                f"fusion='joint' leaves each view its width, and the fusion loss compares them: got {widths}; "
+                "use fusion='tokens', or fusion_loss=0"
+            )
         if not self.temperature > 0 or self.targets < 0 or self.ridge < 0:
             raise InputError(
                 "temperature must be above 0, targets and ridge at least 0; "

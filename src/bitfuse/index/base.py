@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bitfuse.codes import Codes
+from bitfuse.codes import Codes, as_array
 from bitfuse.errors import InputError
 
 Answer = tuple[NDArray[np.int32], NDArray[np.int64]]
@@ -96,7 +96,7 @@ def check_limits(k: int | None, radius: int | None, n: int, n_bits: int) -> tupl
 
 def as_ids(ids: ArrayLike) -> NDArray[np.int64]:
     """Integers as a flat int64 array; raise `InputError` for anything else."""
-    array = np.asarray(ids)
+    array = as_array(ids, "ids")
     if array.size == 0:
         return np.empty(0, np.int64)
     if array.dtype.kind not in "iu" or array.ndim > 1:

@@ -190,7 +190,8 @@ def _parquet(
     columns += [[row.attributes[name] for row in kept] for name in kinds]
     columns += [[code.tobytes() for code in packed]]
     if plan.views:
-        fields += [(f"view_{name}", pa.list_(pa.float16(), x.shape[1])) for name, x in views.items()]
+        # lists of no fixed length: older versions of Arrow cannot write those of a fixed one where some are null
+        fields += [(f"view_{name}", pa.list_(pa.float16())) for name in views]
         columns += [_halves(x) for x in views.values()]
     facts = {
         "format": 1, "kind": "shard", "plan": plan.key, "shard": shard, "rows": plan.survey.span(shard),

@@ -72,6 +72,8 @@ def dataset(name_or_path: str | Path, **options: Any) -> Dataset:
         >>> len(world.train), len(world.query), world.train_in_gallery, sorted(world.query.views)
         (32, 4, 'none', ['image', 'text'])
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise InputError(f"a data set is named by a string or a path, got {name_or_path!r:.80}")
     if name_or_path == "shapes":
         known = set(inspect.signature(_shapes).parameters)
         if unknown := set(options) - known:

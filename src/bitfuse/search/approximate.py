@@ -10,6 +10,7 @@ import json
 import os
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from bitfuse.search.stores.codefile import sync_directory
 
 FILE = "approximate.faiss"
 MAGIC = b"BITFIVF\x01"
-FORMAT = 1
+FORMAT = 2
 _QUERIES = 200
 _K = 10
 
@@ -76,7 +77,8 @@ def build(session: Session, lists: int | None, probes: int | None) -> dict[str, 
             "seq": meta["seq"], "items": len(rows), "lists": made.lists, "probes": made.probes, **measured,
         }  # fmt: skip
     body = made.to_bytes()
-    _write(session.directory / FILE, {**facts, "crc32": zlib.crc32(body.data)}, body)
+    facts["crc32"] = zlib.crc32(body.data)
+    _write(session.directory / FILE, {**facts, "header_crc32": _sum_of(facts)}, body)
     return figures(session) or {}
 
 
@@ -115,18 +117,48 @@ def _write(path: Path, facts: dict[str, Any], body: NDArray[np.uint8]) -> None:
         sync_directory(path.parent)
 
 
+def _sum_of(facts: dict[str, Any]) -> int:
+    """The checksum of what the header says."""
+    said = {k: v for k, v in facts.items() if k != "header_crc32"}
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+
+
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The facts and where the lists begin."""
+    """The facts and where the lists begin.
+
+    Raises:
+        DamagedFile: truncated, changed, or something else.
+        InputError: written by another version.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(16)
             length = int.from_bytes(start[8:], "little")
             if start[:8] != MAGIC or length > path.stat().st_size:
-                raise DamagedFile(f"{path} is damaged; delete it and build the approximate tier anew")
+                raise ValueError("it does not begin as such a file does")
             facts: dict[str, Any] = json.loads(file.read(length))
-    except (OSError, ValueError) as error:
-        raise DamagedFile(f"{path} cannot be read ({error}); delete it and build the approximate tier anew") from error
+        if facts["format"] != FORMAT:
+            raise InputError("the approximate tier was made by another version; build it anew")
+        if _sum_of(facts) != facts["header_crc32"]:
+            raise ValueError("its header changed since it was written")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged ({error}); delete it and build the approximate tier anew") from error
     return facts, 16 + length
+
+
+def _lists(path: Path, facts: dict[str, Any], start: int) -> NDArray[np.uint8]:
+    body = np.fromfile(path, np.uint8, offset=start)
+    if zlib.crc32(body.data) != facts["crc32"]:
+        raise DamagedFile(f"{path} changed since it was written; delete it and build the approximate tier anew")
+    return body
+
+
+def check(session: Session) -> None:
+    """Raise `DamagedFile` if there is a tier and it is damaged."""
+    path = session.directory / FILE
+    if path.exists():
+        with suppress(InputError):  # of another version: not damaged, only of no use
+            _lists(path, *_header(path))
 
 
 def figures(session: Session) -> dict[str, Any] | None:
@@ -152,12 +184,10 @@ def _load(session: Session) -> Tier:
     stamp = (status.st_ino, status.st_mtime_ns, status.st_size, meta["model"])
     if session.tier is None or session.tier[0] != stamp:
         facts, start = _header(path)
-        if any(facts[k] != meta[k] for k in ("uuid", "model", "n_bits")) or facts["format"] > FORMAT:
+        if any(facts[k] != meta[k] for k in ("uuid", "model", "n_bits")):
             raise InputError("the approximate tier was made with another model; build it anew")
-        body = np.fromfile(path, np.uint8, offset=start)
-        if zlib.crc32(body.data) != facts["crc32"]:
-            raise DamagedFile(f"{path} is damaged; delete it and build the approximate tier anew")
-        session.tier = stamp, Tier(InvertedLists.from_bytes(body, facts["probes"]), facts)
+        lists = InvertedLists.from_bytes(_lists(path, facts, start), facts["probes"])
+        session.tier = stamp, Tier(lists, facts)
     return session.tier[1]
 
 

@@ -96,7 +96,7 @@ def _plan(session: Session, change: Mapping[str, Any], skipped: Skipped) -> Plan
         given.text if "text" in change else text,
         given.image if "image" in change else image,
         given.source if "image" in change else session.picture(row, image),
-        {**session.store.decoded(attributes), **given.attributes},
+        {**session.store.attributes(attributes), **given.attributes},
     )
     remade = {view for view in ("text", "image") if view in change and view in encoder.widths} - set(given.views)
     if not remade and not given.views:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,17 +13,16 @@ import numpy as np
 from bitfuse.codes import Codes
 from bitfuse.errors import CollectionError, InputError
 from bitfuse.search import approximate as approximate_
-from bitfuse.search import changing, copying, figures, finding, upkeep, writing
-from bitfuse.search.columns import check_types
-from bitfuse.search.encoder import Encoder, copy_model
+from bitfuse.search import changing, copying, creating, figures, finding, upkeep, writing
+from bitfuse.search.encoder import Encoder
 from bitfuse.search.facets import facets
-from bitfuse.search.items import RESERVED, Stored, attribute, check_id, check_ids
+from bitfuse.search.items import Stored, check_id, check_ids
 from bitfuse.search.paths import check_path
 from bitfuse.search.query import Hit, Query, each
 from bitfuse.search.reencode import reencode
-from bitfuse.search.session import Session, model_directory
+from bitfuse.search.session import Session
 from bitfuse.search.stores.milvus.address import is_address
-from bitfuse.search.stores.sqlite import FILE, Store, refuse_network
+from bitfuse.search.stores.sqlite import refuse_network
 from bitfuse.search.writing import AddReport, OnCommit
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["AddReport", "Collection", "Hit"]
 
 BATCH = 1024
-_SQL_TYPES = {"int": "INTEGER", "float": "REAL", "str": "TEXT", "bool": "INTEGER"}
 
 
 class Collection:
@@ -88,28 +85,7 @@ class Collection:
                 path, model=model, backbone=backbone, filterable=filterable, store_views=store_views,
                 keep_images=keep_images,
             )  # fmt: skip
-        types = check_types({} if filterable is None else filterable)
-        for name in types:
-            if name in RESERVED:
-                raise InputError(
-                    f"{name!r} is part of every item, not an attribute; filters know it without `filterable`"
-                )
-            attribute(name, None, types)
-        with upkeep.new_directory(directory) as partial:
-            copy_model(model, model_directory(partial, 1))
-            encoder = Encoder(model_directory(partial, 1), backbone)
-            views = {name: f"views_1_{i}" for i, name in enumerate(encoder.widths)} if store_views is not False else {}
-            meta = {
-                "uuid": uuid.uuid4().hex, "generation": 1, "seq": 0, "next_row": 1, "model": encoder.digest,
-                "n_bits": encoder.n_bits, "views": views, "filterable": types, "keep_images": keep_images,
-                "code_token": "", "code_seq": 0, "pruned_seq": 0, "reencoding": "",
-            }  # fmt: skip
-            store = Store.create(partial / FILE, meta, [_SQL_TYPES[kind] for kind in types.values()])
-            with store.writing():
-                store.execute("CREATE TABLE codes_1 (row INTEGER PRIMARY KEY, code BLOB NOT NULL)")
-                for table in views.values():
-                    store.execute(f"CREATE TABLE {table} (row INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
-            store.close()
+        creating.create(directory, model, backbone, filterable, store_views, keep_images)
         return cls.open(directory, backbone=backbone)
 
     @classmethod
@@ -127,7 +103,7 @@ class Collection:
             UnknownFormat: written by a newer version.
             CollectionError: another backbone or model than recorded, or a network file system.
         """
-        directory = check_path(path, "path")
+        directory = check_path(path, "path").absolute()  # the process may go to another directory
         if is_address(os.fspath(path)):
             return _remote().open(path, backbone=backbone)
         upkeep.check_exists(directory)
@@ -253,7 +229,7 @@ class Collection:
                 together; with them the code is the sign of the weighted sum of what each view gives alone. A
                 cross-modal model sums distances.
             k: at most so many hits; None for all within `radius`.
-            radius: greatest distance.
+            radius: greatest distance, in bits.
             where: a filter such as `"price < 50 and kind in ('hat', 'shoe')"`; see `bitfuse.search.filters`.
             rerank: order the nearest 10 k by the stored float16 views instead of by distance alone.
             explain: give every hit an `explanation`.

@@ -147,10 +147,12 @@ class Column:
         if self.kind == "str":
             return self._text_mask(x, node)
         if isinstance(node, In):
-            wanted = [v for v in node.values if self.kind != "int" or _is_integer(v)]
+            wanted = [v for v in node.values if _exact(self.kind, v)]
             found = np.isin(x, np.array(wanted, x.dtype)) if wanted else np.zeros(len(x), bool)
         elif self.kind == "int":
             found = _compare_integers(x, node.op, node.value)
+        elif self.kind == "float":
+            found = _compare_floats(x, node.op, node.value)
         else:
             found = _compare(x, node.op, node.value)
         if self.kind == "float":
@@ -183,6 +185,11 @@ def _is_integer(value: Value) -> bool:
     )
 
 
+def _exact(kind: str, value: Any) -> bool:
+    """Whether a column of this type can hold just this value."""
+    return _is_integer(value) if kind == "int" else float(value) == value if kind == "float" else True
+
+
 def _compare(x: NDArray[Any], op: str, value: Any) -> Mask:
     compare = {
         "=": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
@@ -199,3 +206,15 @@ def _compare_integers(x: NDArray[np.int64], op: str, value: Any) -> Mask:
     if not _INT_RANGE[0] <= value <= _INT_RANGE[1]:
         return np.full(len(x), (value > 0) == (op in ("<", "<=")))
     return _compare(x, "<=" if op in ("<", "<=") else ">", math.floor(value))
+
+
+def _compare_floats(x: NDArray[np.float64], op: str, value: Any) -> Mask:
+    # numpy would round an integer beyond 2^53 to a float first, and find it equal to that
+    near = float(value)
+    if near == value:
+        return _compare(x, op, near)
+    if op in ("=", "!="):
+        return np.full(len(x), op == "!=")
+    if op in ("<", "<="):
+        return _compare(x, "<" if near > value else "<=", near)
+    return _compare(x, ">=" if near > value else ">", near)

@@ -68,7 +68,7 @@ def read(session: Session) -> Iterator[list[Stored]]:
             yield [
                 Stored(
                     row,
-                    Prepared(name, text, image, content, store.decoded(attributes), views[row], code, digest),
+                    Prepared(name, text, image, content, store.attributes(attributes), views[row], code, digest),
                     code,
                 )
                 for row, name, digest, text, image, attributes, code, content in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,7 +263,7 @@ class Encoder:
         Raises:
             MissingView: the model cannot encode these views alone.
         """
-        wanted = dict.fromkeys(rows, 1.0) if weights is None else check_weights(weights, rows)
+        wanted = dict.fromkeys(rows, 1.0) if weights is None else check_weights(weights, rows, self.widths)
         if not self.fused:
             total = sum(wanted.values())
             return [(self.hasher.project({k: rows[k][None]}, k)[0], w / total) for k, w in wanted.items() if w]
@@ -297,13 +297,32 @@ class Encoder:
             )
 
 
-def check_weights(weights: Mapping[str, float], rows: ViewRows) -> dict[str, float]:
-    """The weights of the views that a query has: numbers of 0 or more, not all zero."""
-    if not isinstance(weights, Mapping) or not all(isinstance(w, int | float) for w in weights.values()):
+def check_weights(weights: Mapping[str, float], rows: ViewRows, known: Iterable[str]) -> dict[str, float]:
+    """The weights of the views that a query has: numbers of 0 or more, not all zero; the greatest becomes .5 to 1.
+
+    Args:
+        weights: view name -> weight; views that the query lacks may be among them, and do not count.
+        rows: the views of the query.
+        known: the views of the model.
+
+    Raises:
+        InputError: something else, or a view that the model does not know.
+    """
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(w, int | float | np.integer | np.floating) for w in weights.values()
+    ):
         raise InputError(f"weights must map views to numbers, got {weights!r:.80}")
-    found = {name: float(weights.get(name, 0.0)) for name in rows}
-    if not all(0 <= w < float("inf") for w in found.values()) or not any(found.values()):
+    strange = [name for name, weight in weights.items() if weight and name not in known]
+    if strange:
+        raise InputError(f"weights name {strange!r:.80}, and the model of this collection has the views {list(known)}")
+    try:
+        found = {name: float(weights.get(name, 0.0)) for name in rows}
+    except OverflowError:  # an integer beyond all floats
+        found = {}
+    largest = max(found.values(), default=0.0)
+    if not 0 < largest < math.inf or not all(w >= 0 for w in found.values()):
         raise InputError(
-            f"weights must be 0 or more, one of them above 0, for the views {list(rows)}, got {dict(weights)}"
+            f"weights must be 0 or more, one of them above 0, for the views {list(rows)}, got {dict(weights)!r:.200}"
         )
-    return found
+    power = math.frexp(largest)[1]  # by a power of two, which rounds nothing: sums neither overflow nor vanish
+    return {name: math.ldexp(w, -power) for name, w in found.items()}

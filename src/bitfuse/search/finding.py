@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitfuse.codes import Codes
-from bitfuse.errors import DamagedFile, InputError
+from bitfuse.errors import BitfuseError, DamagedFile, InputError
 from bitfuse.index import asymmetric
 from bitfuse.search import approximate
 from bitfuse.search.encoder import Encoder, ViewRows
@@ -50,10 +50,16 @@ def search(session: Session, queries: Sequence[Query]) -> list[list[Hit]]:
                     session.mirror.allowed(query.where)  # a bad filter is reported before the backbone is loaded
         for query in queries:
             query.check(encoder.n_bits)
-        views = _views(encoder, queries)
-        for rows in filter(None, views):
-            warn_of_the_unfamiliar(encoder, rows)
-        coded = [_code(encoder, query, rows) for query, rows in zip(queries, views)]
+        try:
+            views = _views(encoder, queries)
+            for rows in filter(None, views):
+                warn_of_the_unfamiliar(encoder, rows)
+            coded = [_code(encoder, query, rows) for query, rows in zip(queries, views)]
+        except BitfuseError:
+            with session.reading():
+                if session.encoder() is encoder:
+                    raise
+            continue  # its model was replaced and removed before it was read
         with session.reading():
             if session.encoder() is encoder:  # otherwise the collection was re-encoded while the queries were
                 return _answer(session, encoder, queries, coded) if queries else []

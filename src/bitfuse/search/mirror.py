@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bitfuse.errors import DamagedFile, UnknownName
-from bitfuse.search.columns import Column
+from bitfuse.search.columns import TYPES, Column
 from bitfuse.search.filters import And, Filter, Not, Or, names, parse
 from bitfuse.search.resident import Allowed, Mask, Resident
 from bitfuse.search.stores import codefile
@@ -26,6 +28,27 @@ def _attribute(name: str) -> tuple[str, str, list[str]]:
         return f"(CASE WHEN {name} IS NULL THEN 'null' ELSE 'text' END)", name, []
     # a declared name never comes here; a quote in a name is refused when an item is added
     return "json_type(attributes, ?)", "json_extract(attributes, ?)", [f'$."{name}"']
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) and _VIEW_TABLE.fullmatch(v) for v in value.values())
+
+
+def _is_types(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) and v in TYPES for v in value.values())
+
+
+_VIEW_TABLE = re.compile(r"views_[0-9]+_[0-9]+")  # the names of tables go into SQL
+_META: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("uuid", "model", "code_token", "reencoding"), lambda v: isinstance(v, str)),
+    **dict.fromkeys(
+        ("generation", "seq", "next_row", "n_bits", "code_seq", "pruned_seq"), lambda v: type(v) is int and v >= 0
+    ),
+    "views": _is_table,
+    "filterable": _is_types,
+    "keep_images": lambda v: isinstance(v, int),
+}
+"""What the database must say about a collection, and how each entry is known to be sound."""
 
 
 class Mirror:
@@ -76,7 +99,7 @@ class Mirror:
         version = self._store.value("PRAGMA data_version")
         if version == self._version:
             return
-        before, self.meta = self.meta, self._store.meta()
+        before, self.meta = self.meta, self._read_meta()
         seq = self.meta["seq"]
         stale = self._stale or before["generation"] != self.meta["generation"] or self._seq < self.meta["pruned_seq"]
         if stale or not len(self.codes) or self.codes.n_slots > 2 * len(self.codes) + 4096:
@@ -84,6 +107,14 @@ class Mirror:
         if seq > self._seq:
             self._catch_up()
         self._version, self._seq, self._stale = version, seq, False
+
+    def _read_meta(self) -> dict[str, Any]:
+        meta = self._store.meta()
+        for key, sound in _META.items():
+            if key not in meta or not sound(meta[key]):
+                held = f"holds {meta[key]!r:.80} as its entry" if key in meta else "lacks its entry"
+                raise DamagedFile(f"{self._store.path} {held} {key!r}; restore a backup")
+        return meta
 
     def _load(self) -> None:
         self._columns.clear()

@@ -15,6 +15,7 @@ import numpy as np
 from bitfuse.errors import CollectionError
 from bitfuse.search.encoder import Encoder, ViewRows, copy_model
 from bitfuse.search.items import Prepared, pack_views
+from bitfuse.search.paths import written
 from bitfuse.search.session import Session, model_directory
 from bitfuse.search.stores.codefile import sync_directory
 
@@ -34,9 +35,9 @@ class _Source:
 
 
 class _Reencoding:
-    def __init__(self, session: Session, encoder: Encoder, generation: int, batch_size: int) -> None:
+    def __init__(self, session: Session, encoder: Encoder, generation: int, batch_size: int, token: str) -> None:
         self.session, self.encoder, self.generation, self.batch_size = session, encoder, generation, batch_size
-        self.token = uuid.uuid4().hex
+        self.token = token
         old = session.encoder()
         encoder.hasher  # noqa: B018 - loaded now, because its directory is renamed later
         self.same_views = old.sources == encoder.sources and old.widths == encoder.widths
@@ -47,11 +48,18 @@ class _Reencoding:
         self.codes = f"codes_{generation}"
 
     def begin(self) -> None:
-        """Make the new tables; what an earlier, killed re-encoding left is dropped."""
+        """Make the new tables; what an earlier, killed re-encoding left is removed."""
         store = self.session.store
         with store.writing():
-            for table in (self.codes, *self.views.values()):
-                store.execute(f"DROP TABLE IF EXISTS {table}")
+            left = store.fetch(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND (name = ? OR name GLOB ?)",
+                (self.codes, f"views_{self.generation}_[0-9]*"),
+            )
+            for (table,) in left:
+                store.execute(f"DROP TABLE {table}")
+            earlier = self.session.fact("reencoding")
+            for model in self.session.directory.glob(f"models/*.{earlier}.partial") if earlier else ():
+                shutil.rmtree(model, ignore_errors=True)
             store.execute(f"CREATE TABLE {self.codes} (row INTEGER PRIMARY KEY, code BLOB NOT NULL)")
             for table in self.views.values():
                 store.execute(f"CREATE TABLE {table} (row INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
@@ -136,8 +144,9 @@ class _Reencoding:
                 self.put(*self.make(self.read(late)))
             target = model_directory(session.directory, self.generation)
             shutil.rmtree(target, ignore_errors=True)  # of an attempt that was killed before its commit
-            model.rename(target)
-            sync_directory(target.parent)
+            with written(target):
+                model.rename(target)
+                sync_directory(target.parent)
             old_codes, old_views = f"codes_{session.fact('generation')}", session.view_tables()
             for table in (self.codes, *self.views.values()):
                 store.execute(f"DELETE FROM {table} WHERE row NOT IN (SELECT row FROM items)")
@@ -167,14 +176,16 @@ def reencode(
     with session.reading():
         generation = session.mirror.meta["generation"] + 1
         old = session.encoder()
-    partial = session.directory / "models" / f"{generation}.{uuid.uuid4().hex}.partial"
-    copy_model(model, partial)
+    token = uuid.uuid4().hex
+    partial = session.directory / "models" / f"{generation}.{token}.partial"
+    with written(partial):
+        copy_model(model, partial)
     try:
         encoder = Encoder(partial, backbone)
         if backbone is None and encoder.sources == old.sources:
             backbone = session.backbone
             encoder = Encoder(partial, backbone)
-        work = _Reencoding(session, encoder, generation, batch_size)
+        work = _Reencoding(session, encoder, generation, batch_size, token)
         work.begin()
         try:
             done = work.walk(-1)

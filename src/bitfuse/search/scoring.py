@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bitfuse.codes import Codes
 from bitfuse.errors import InputError
-from bitfuse.search.encoder import Encoder, ViewRows
+from bitfuse.search.encoder import Encoder, ViewRows, check_weights
 from bitfuse.search.query import Query
 from bitfuse.search.resident import Slots
 from bitfuse.search.session import Session
@@ -40,9 +40,10 @@ def scores(
     if any(q not in tables for q in query) or len(query) < len(tables):
         pairs = [(q, v) for q in query for v in tables if q == v or encoder.aligned]
     stored = session.stored_views(rows)
+    weight_of = dict.fromkeys(query, 1.0) if weights is None else check_weights(weights, query, encoder.widths)
     total, weight_sum = np.zeros(len(rows)), 0.0
     for q, v in pairs:
-        weight = 1.0 if weights is None else float(weights.get(q, 0.0))
+        weight = weight_of[q]
         present = np.array([v in stored[row] for row in rows], bool)
         if weight and present.any():
             candidates = np.stack([stored[row][v] for row, here in zip(rows, present) if here])

@@ -108,6 +108,10 @@ class Session:
         found: dict[int, ViewRows] = {row: {} for row in rows}
         widths = self.encoder().widths
         for name, table in self.view_tables().items():
+            if name not in widths:
+                raise DamagedFile(
+                    f"{self.store.path} stores {name!r} views, of which its model knows nothing; restore a backup"
+                )
             for row, blob in self.store.among(f"SELECT row, vector FROM {table} WHERE row IN ({{}})", rows):
                 if len(blob) != 4 + 2 * widths[name]:
                     raise DamagedFile(
@@ -121,7 +125,7 @@ class Session:
         sql = "SELECT row, id, text, image, attributes FROM items WHERE row IN ({})"
         found = {}
         for row, name, text, image, attributes in self.store.among(sql, rows):
-            found[row] = {"id": name, "text": text, "image": image, **self.store.decoded(attributes)}
+            found[row] = {"id": name, "text": text, "image": image, **self.store.attributes(attributes)}
         return found
 
     def picture(self, row: int, image: str | None) -> Path | bytes | None:

@@ -17,8 +17,9 @@ import numpy as np
 from bitfuse.errors import BitfuseError, CollectionError, DamagedFile, InputError, MissingDependency
 from bitfuse.hashers import _persist
 from bitfuse.pipeline.coding import model_digest
+from bitfuse.search import approximate
 from bitfuse.search.columns import coerce
-from bitfuse.search.items import unpack_view
+from bitfuse.search.items import attribute, unpack_view
 from bitfuse.search.mirror import CODE_FILE
 from bitfuse.search.paths import written
 from bitfuse.search.session import Session, model_directory
@@ -59,7 +60,9 @@ def compact(session: Session) -> None:
         rows, packed = mirror.codes.rows[alive], mirror.codes.packed(alive)
         generation, seq = mirror.meta["generation"], mirror.meta["seq"]
         stamp = codefile.Stamp(mirror.meta["uuid"], mirror.meta["model"], mirror.meta["n_bits"], uuid.uuid4().hex, seq)
-    codefile.write(session.directory / CODE_FILE, stamp, rows, packed)
+    file = session.directory / CODE_FILE
+    with written(file):
+        codefile.write(file, stamp, rows, packed)
     with session.store.writing():
         # a newer compaction or generation has the last word: its tombstones are gone, this file would lack them
         if session.fact("pruned_seq") <= seq and session.fact("generation") == generation:
@@ -71,7 +74,7 @@ def compact(session: Session) -> None:
             store.execute("VACUUM")
         store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         session.mirror.forget()
-    for old in (session.directory / "models").iterdir():
+    for old in (session.directory / "models").glob("*"):
         if old.name.isdigit() and int(old.name) < generation:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -92,8 +95,9 @@ def verify(session: Session) -> list[str]:
         _persist.read_card(model)
         if model_digest(model) != meta["model"]:
             problems.append(f"model: {model} is not the one that made the codes")
-        if meta["code_token"]:
-            codefile.read(session.directory / CODE_FILE, stamp).release()
+        if meta["code_token"] and not problems:
+            problems += _check_code_file(session, stamp)
+        approximate.check(session)
     except BitfuseError as error:
         problems.append(str(error))
     return problems
@@ -106,6 +110,13 @@ def _check_rows(session: Session) -> list[str]:
         "item(s) without a code": f"SELECT count(*) FROM items WHERE row NOT IN (SELECT row FROM {codes})",
         "code(s) without an item": f"SELECT count(*) FROM {codes} WHERE row NOT IN (SELECT row FROM items)",
         "code(s) of a wrong length": f"SELECT count(*) FROM {codes} WHERE length(code) != {width}",
+        "code(s) that are no bytes": f"SELECT count(*) FROM {codes} WHERE typeof(code) != 'blob'",
+        "item(s) with a field of a wrong type": "SELECT count(*) FROM items WHERE typeof(id) != 'text' "
+        "OR typeof(text) NOT IN ('text', 'null') OR typeof(image) NOT IN ('text', 'null') "
+        "OR typeof(attributes) != 'text' OR typeof(digest) != 'blob' OR typeof(seq) != 'integer'",
+        "row(s) of typed attributes without an item": "SELECT count(*) FROM columns "
+        "WHERE row NOT IN (SELECT row FROM items)",
+        "kept picture(s) without an item": "SELECT count(*) FROM pictures WHERE row NOT IN (SELECT row FROM items)",
         "item(s) without their typed attributes": "SELECT count(*) FROM items "
         "WHERE row NOT IN (SELECT row FROM columns)",
         "deleted item(s) that are still there": "SELECT count(*) FROM items WHERE row IN (SELECT row FROM tombstones)",
@@ -131,19 +142,46 @@ def _check_rows(session: Session) -> list[str]:
     return problems
 
 
+def _check_code_file(session: Session, stamp: codefile.Stamp) -> list[str]:
+    """The same codes stand in two places: SQLite has no checksums, so only the file tells of a changed byte in it."""
+    file, n_bits = codefile.read(session.directory / CODE_FILE, stamp), stamp.n_bits
+    with session.reading():
+        if session.mirror.stamp != stamp:
+            return []  # compacted or re-encoded meanwhile
+        rows, packed = session.store.codes(
+            f"SELECT i.row, c.code FROM items i JOIN codes_{session.mirror.meta['generation']} c ON c.row = i.row "
+            "WHERE i.seq <= ? ORDER BY i.row",
+            (stamp.max_seq,),
+            n_bits,
+        )
+    at = np.searchsorted(file.rows, rows)
+    known = at < len(file.rows)
+    known[known] = file.rows[at[known]] == rows[known]
+    bad = int(np.count_nonzero(~known)) + int((file.packed[at[known]] != packed[known]).any(axis=1).sum())
+    file.release()
+    return [f"database: {bad} code(s) are not those that compact wrote to {CODE_FILE}"] if bad else []
+
+
 def _check_columns(session: Session) -> list[str]:
     types, problems = session.mirror.types, []
+    listed = {name for (name,) in session.store.fetch("SELECT name FROM names")}
     sql = "SELECT i.id, i.attributes, c.* FROM items i JOIN columns c ON c.row = i.row"
     for part in session.store.chunks(sql):
         for name, text, _, *typed in part:
             try:
                 attributes = json.loads(text)
+                for k, value in attributes.items():
+                    attribute(k, value, types)
                 wanted = [coerce(kind, k, attributes.get(k)) for k, kind in types.items()]
-            except (ValueError, InputError) as error:
+            except (ValueError, AttributeError, TypeError, InputError) as error:
                 problems.append(f"item {name!r}: its attributes cannot be read: {error}")
                 continue
             if typed != wanted:
                 problems.append(f"item {name!r}: its typed attributes {typed} are not those of its record, {wanted}")
+            if not listed.issuperset(attributes):
+                lost = sorted(set(attributes) - listed)
+                problems.append(f"item {name!r}: the names of its attributes {lost} are not listed for filters")
+                listed.update(lost)
     return problems
 
 
@@ -174,19 +212,19 @@ def export(session: Session, target: Path, views: bool) -> int:
     arrow = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
     with session.reading():
         types, meta = session.mirror.types, session.mirror.meta
-        clash = set(types) & {"id", "row", "text", "image", "attributes", "code"}
-        if clash:
-            raise InputError(f"attribute(s) {sorted(clash)} have the name of a column that the export itself writes")
         if not isinstance(views, bool):
             raise InputError(f"views must be True or False, got {views!r:.80}")
         if views and not meta["views"]:
             raise InputError("this collection was made without stored views (store_views=False); export without them")
         names = list(meta["views"]) if views else []
-        widths = session.encoder().widths
         fields = [("row", pa.int64()), ("id", pa.string()), ("text", pa.string()), ("image", pa.string())]
         fields += [(name, arrow[kind]) for name, kind in types.items()]
         fields += [("attributes", pa.string()), ("code", pa.binary(-(-meta["n_bits"] // 8)))]
-        fields += [(f"view_{name}", pa.list_(pa.float32(), widths[name])) for name in names]
+        fields += [(f"view_{name}", pa.list_(pa.float32())) for name in names]  # as in shards: see `coder`
+        written_once = [name for name, _ in fields]
+        clash = {name for name in types if written_once.count(name) > 1}
+        if clash:
+            raise InputError(f"attribute(s) {sorted(clash)} have the name of a column that the export itself writes")
         facts = {
             "bitfuse": json.dumps({"format": 1, "kind": "export", "n_bits": meta["n_bits"], "model": meta["model"]})
         }
@@ -201,10 +239,12 @@ def export(session: Session, target: Path, views: bool) -> int:
                         writer.write_table(pa.table(columns, schema=schema))
                         total += len(rows)
                 partial.replace(target)
-            except BaseException:
-                with suppress(OSError):
-                    partial.unlink()
-                raise
+            except pa.ArrowException as error:
+                raise DamagedFile(
+                    f"{session.store.path} holds what no item has ({error}); run `bitfuse verify`"
+                ) from error
+            finally:
+                partial.unlink(missing_ok=True)
     return total
 
 

@@ -118,14 +118,14 @@ def read(path: Path, stamp: Stamp) -> Mapped:
             facts = json.loads(file.read(length))
             if facts["format"] != FORMAT or {k: facts[k] for k in asdict(stamp)} != asdict(stamp):
                 raise DamagedFile(f"{path} belongs to another state of the collection")
-            n, width = facts["rows"], -(-stamp.n_bits // 8)
+            n, width = int(facts["rows"]), -(-stamp.n_bits // 8)
             expected = 16 + length + n * (8 + width)
             if size != expected:
                 raise DamagedFile(f"{path} has {size} bytes, expected {expected}")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if _checksums(memoryview(mapped)[16 + length :]) != facts["crc32"]:
             raise DamagedFile(f"{path} changed since it was written")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFile(f"{path} cannot be read: {error}") from error
     rows = np.frombuffer(mapped, "<i8", n, 16 + length)
     packed = np.frombuffer(mapped, np.uint8, n * width, 16 + length + n * 8).reshape(n, width)

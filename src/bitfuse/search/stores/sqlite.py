@@ -258,6 +258,17 @@ class Store:
         except (ValueError, TypeError) as error:
             raise DamagedFile(f"{self.path} holds {text!r:.80} in place of JSON; run `bitfuse verify`") from error
 
+    def attributes(self, text: str) -> dict[str, Any]:
+        """The attributes of an item, from their JSON.
+
+        Raises:
+            DamagedFile: it is none, or no object.
+        """
+        found = self.decoded(text)
+        if not isinstance(found, dict):
+            raise DamagedFile(f"{self.path} holds {text!r:.80} in place of an item's attributes; run `bitfuse verify`")
+        return found
+
     def put_meta(self, facts: Mapping[str, Any]) -> None:
         """Set entries of `meta`; call it inside `writing`."""
         self.many("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()])
@@ -268,7 +279,7 @@ class Store:
         rows, packed = [np.empty(0, np.int64)], [np.empty((0, width), np.uint8)]
         for part in self.chunks(sql, parameters):
             numbers, blobs = zip(*part)
-            joined = b"".join(blobs)
+            joined = b"".join(blob for blob in blobs if isinstance(blob, bytes))
             if len(joined) != len(blobs) * width:
                 raise DamagedFile(f"{self.path} holds codes of another length than {n_bits} bits; run `bitfuse verify`")
             rows.append(np.array(numbers, np.int64))

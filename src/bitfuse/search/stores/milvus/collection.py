@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from bitfuse.codes import Codes
 from bitfuse.errors import CollectionError, InputError, UnknownFormat
 from bitfuse.search.collection import Collection
-from bitfuse.search.columns import check_types, comparable
+from bitfuse.search.columns import comparable
+from bitfuse.search.creating import check_filterable
 from bitfuse.search.encoder import Encoder
 from bitfuse.search.filters import parse
-from bitfuse.search.items import RESERVED, Stored, attribute, check_id
+from bitfuse.search.items import Stored, check_id, check_ids
 from bitfuse.search.query import Hit, Query, each, warn_of_the_unfamiliar
 from bitfuse.search.stores.milvus import writing
 from bitfuse.search.stores.milvus.address import Address, parse_address
@@ -84,11 +85,7 @@ class MilvusCollection(Collection):
                 "a Milvus collection does not hold its model; save it (model.save(DIR)) and give the directory, which "
                 "every process that searches by words or pictures needs"
             )
-        types = check_types(filterable or {})
-        for name in types:
-            if name in RESERVED:
-                raise InputError(f"{name!r} is part of every item, not an attribute; leave it out of `filterable`")
-            attribute(name, None, types)
+        types = check_filterable(filterable)
         encoder = Encoder(Path(model), backbone)
         table = Table(address)
         try:
@@ -170,8 +167,7 @@ class MilvusCollection(Collection):
 
     def delete(self, ids: str | Iterable[str]) -> int:
         """Delete the items of these ids; the number of those that were there."""
-        names = [check_id(name) for name in ([ids] if isinstance(ids, str) else ids)]
-        there = {entity["id"] for entity in self._table.among(names, ["id"])}
+        there = {entity["id"] for entity in self._table.among(check_ids(ids), ["id"])}
         self._table.delete(sorted(there))
         return len(there)
 
@@ -188,7 +184,8 @@ class MilvusCollection(Collection):
 
     def pictured(self, ids: Iterable[str]) -> set[str]:
         """Which of these items have a picture."""
-        return {name for name, each in writing.stored(self._table, list(ids)).items() if each.item.image is not None}
+        found = writing.stored(self._table, check_ids(ids))
+        return {name for name, each in found.items() if each.item.image is not None}
 
     def count(self, where: str | None = None) -> int:
         """The number of items, or of those that satisfy a filter."""
