@@ -57,6 +57,23 @@ def test_readme_search():
     assert f"{measured('peers')['engines'][0]['latency_ms']:.1f} ms; FAISS" in row
 
 
+def test_the_approximate_tier():
+    rows = [cells(row) for row in (ROOT / "docs/running/collection.md").read_text().splitlines() if "% |" in row]
+    known = {(r["bits"], r["flipped"], r["probes"]): r for r in measured("search_ivf")["rows"]}
+    assert len(rows) == 5
+    for bits, flipped, probes, recall, batch, one in rows:
+        row = known[int(bits), int(flipped.removesuffix(" %")) / 100, int(probes)]
+        assert float(recall) == pytest.approx(row["recall"], abs=0.00051)
+        assert float(batch) == pytest.approx(row["times_faster_in_a_batch"], abs=0.0501)
+        assert float(one) == pytest.approx(row["times_faster_one_query"], abs=0.0501)
+
+
+def test_a_collection_of_a_million():
+    known, row = measured("collection_speed"), line("README.md", "collection_speed.py")
+    assert f"{round(known['add_items_per_s'], -2):,.0f} items a second" in row
+    assert f"{known['open_and_search_s']:.1f} s / {known['bytes_per_item_resident']:.0f} bytes an item" in row
+
+
 def test_readme_models():
     assert f"{measured('pocket_retrieval')['figures']['image_to_text_r1']:.2f} |" in line(
         "README.md", "pocket_retrieval"

@@ -156,6 +156,38 @@ def test_groups_stand_for_the_nearest_rows(k: int, distinct: int, sliced: bool) 
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("k", [1, 2, 7, 10, 12, 20, 39, 64, 65, 100, 128, 500])
+def test_hundreds_of_groups_at_one_distance_are_merged_in_their_room(k: int) -> None:
+    """All members of most groups before the first of the last one, descending from group to group: many short runs."""
+    distinct = np.array([(1 << i) | (1 << j) for i in range(64) for j in range(i)], np.uint64)[:400, None]
+    for length in (2, 3, 13):
+        most = np.arange(max(1, min(k, 400) - 1))
+        order = np.concatenate([most, *[most[::-1]] * (length - 1), np.arange(400)])
+        words = np.concatenate([distinct[order], distinct[RNG.integers(0, 400, 99)]])
+        queries = np.zeros((13, 1), np.uint64)
+        groups, count = kernels.group_codes(words, len(words))
+        _, starts, members = kernels.list_members(groups, count, NONE)
+        together, size = in_strips(words[members[starts[:-1]]]), 3 * k + 2 * 128 + 8
+        answer = kernels.nearest(together, 0, count, queries, k, 65, NONE, starts, members, sliced=True)
+        for got, expected in zip(answer, reference(words, queries, k, 65, NONE), strict=True):
+            np.testing.assert_array_equal(got, expected)
+        room, edges = np.full((2, size + 264), -7, np.int32), np.full(size + 264, -7)  # nothing beyond is written
+        ordered = np.arange(min(count, k)) | 2 << 32
+        kernels._finish_groups(
+            k, 65, *one_query_that_kept(ordered, k), np.empty((1, k), np.int32), np.empty((1, k), np.int64),
+            np.empty(k, np.int64), starts, members, room, edges,
+        )  # fmt: skip
+        assert (room[:, size:] == -7).all()
+        assert (edges[size:] == -7).all()
+
+
+def one_query_that_kept(candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """State, counts and candidates of a query as a scan leaves them: all groups at one distance, k of them in reach."""
+    counts = np.zeros((1, 65, 2), np.int32)
+    counts[0, 2, 0] = len(candidates)
+    return np.array([[2], [0], [len(candidates)], [0]]), counts, candidates[None].copy()
+
+
 @pytest.mark.parametrize("n_words", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("k", [1, 30, 300, 6000])
 def test_groups_of_very_unequal_size_begin_with_bounds_that_hold(k: int, n_words: int) -> None:

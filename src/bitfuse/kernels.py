@@ -813,7 +813,8 @@ def nearest(
     distances, found = np.empty((n_queries, k), np.int32), np.empty((n_queries, k), np.int64)
     ordered = np.empty(k, np.int64)
     if len(starts):
-        room, edges = np.empty((2, 3 * k + _SORTED + 8), np.int32), np.empty(3 * k + 2, np.int64)
+        size = 3 * k + 2 * _SORTED + 8  # what waits, a group more, up to a whole piece, and what `_copy_8` adds
+        room, edges = np.empty((2, size), np.int32), np.empty(size, np.int64)
         _finish_groups(k, bound, state, counts, kept, distances, found, ordered, starts, members, room, edges)
     else:
         _finish(k, bound, state, counts, kept, distances, found, ordered)
