@@ -2,6 +2,7 @@
 
 Everything here has a slow twin: `index.linear` for search, loops in `tests/oracles`. Callers ask `COMPILED` first and
 take the numpy twin where it is False (`NUMBA_DISABLE_JIT=1`). Functions release the GIL: threads are the caller's.
+It is one long file because numba's cache on disk does not notice a change in another one.
 """
 
 from __future__ import annotations
