@@ -36,6 +36,25 @@ def test_a_relative_path_holds_when_the_process_goes_elsewhere(shop, tmp_path, m
     assert (tmp_path / "shop" / "codes.bin").exists()
 
 
+def test_a_directory_that_cannot_be_written_is_read(tmp_path, monkeypatch):
+    """As on a mounted image; a name that an address of a file would have to escape."""
+    place = tmp_path / "a %20 shop?#"
+    with bf.Collection.create(place, model=MODEL) as shop:
+        shop.add({"id": f"p{i}", "views": {"image": ROWS[i], "text": WORDS[i]}} for i in range(80))
+        expected = shop.search(like="p3")
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+        with bf.Collection.open(place) as other:  # somebody has it open: as ever
+            shop.delete("p9")
+            assert len(other) == 79
+    with bf.Collection.open(place) as alone:
+        assert not list(place.glob("items.db-*"))
+        assert [hit.id for hit in alone.search(like="p3", k=9)] == [hit.id for hit in expected if hit.id != "p9"][:9]
+        assert alone.verify() == []
+        for change in (lambda: alone.delete("p5"), lambda: alone.add([{"id": "x", "code": b"\0"}])):
+            with pytest.raises(CollectionError, match=r"items\.db cannot be read or written"):
+                change()
+
+
 def test_a_code_file_that_cannot_be_written(shop, tmp_path):
     """Opening does without; `compact` says what is wrong. A directory in its place stands for any refusal."""
     shop.compact()

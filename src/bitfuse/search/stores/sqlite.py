@@ -92,6 +92,16 @@ def translated(path: Path) -> Iterator[None]:
         raise
 
 
+def _uri(path: Path) -> str:
+    """How SQLite is to open a file: as one that never changes, where nothing can be written and nobody has it open.
+
+    Otherwise it asks for its shared memory, a file that cannot be made there. While somebody writes, the log is there.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    fixed = path.exists() and not os.access(path.parent, os.W_OK) and not log.exists()
+    return f"{path.absolute().as_uri()}{'?immutable=1' if fixed else ''}"
+
+
 class Store:
     """One connection to a collection's database, shared by the threads of one process under one lock.
 
@@ -104,7 +114,7 @@ class Store:
         self.path, self.lock, self._pid = path, threading.RLock(), os.getpid()
         self._connection: sqlite3.Connection | None = None
         with translated(path):
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(_uri(path), uri=True, isolation_level=None, check_same_thread=False)
             self._connection = connection
             try:
                 connection.execute("PRAGMA trusted_schema = OFF")
