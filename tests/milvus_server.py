@@ -61,16 +61,18 @@ class Relay:
 
     def _run(self, ready: threading.Event) -> None:
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while data := await source.read(1 << 18):
-                    sink.write(data)
-                    await sink.drain()
-            sink.close()
+            try:
+                with contextlib.suppress(OSError):
+                    while data := await source.read(1 << 18):
+                        sink.write(data)
+                        await sink.drain()
+            finally:  # also when it is cancelled: a writer that outlives its loop is a warning in a later test
+                sink.close()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
                 inner = await asyncio.open_unix_connection(self._socket)
-            except OSError:
+            except (OSError, asyncio.CancelledError):
                 writer.close()
                 return
             await asyncio.gather(pump(reader, inner[1]), pump(inner[0], writer))
@@ -84,9 +86,11 @@ class Relay:
             server.close()
 
         self._loop.run_until_complete(main())
-        for task in asyncio.all_tasks(self._loop):
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.1))
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0.1))  # closed sockets are dropped in the next round
         self._loop.close()
 
     def close(self) -> None:
